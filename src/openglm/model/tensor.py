@@ -1,0 +1,74 @@
+"""The description of one input or output of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from openglm.errors import InputError
+
+
+class TensorSpec(BaseModel):
+    """Name, type and shape of a tensor; a dimension given by name may take any size at run time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    dtype: str
+    """A numpy type name: "float32", "int64", ..."""
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    def check(self, array: np.ndarray) -> np.ndarray:
+        """Return `array` in this type, or raise `InputError` where type or shape do not fit.
+
+        An integer or float array of another width is converted where no value changes.
+        """
+        array = np.asarray(array)
+        want = np.dtype(self.dtype)
+        if array.dtype != want:
+            with np.errstate(all="ignore"):
+                converted = array.astype(want, copy=False) if array.dtype.kind in "iufb" else None
+            floats = array.dtype.kind == "f" and want.kind == "f"
+            if converted is None or not (floats or np.array_equal(converted, array)):
+                raise InputError(
+                    f"Input '{self.name}' has type {array.dtype} where the model takes {self.dtype}.",
+                    f"Convert it to {self.dtype} first.",
+                )
+            array = converted
+        fits = array.ndim == len(self.shape) and all(
+            isinstance(want_size, str) or want_size == size
+            for want_size, size in zip(self.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"Input '{self.name}' has shape {list(array.shape)} where the model takes "
+                f"[{', '.join(map(str, self.shape))}].",
+                "Give an array of that shape.",
+            )
+        return array
+
+
+def check_inputs(specs: tuple[TensorSpec, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Check arrays by name against the inputs of a model; raises `InputError` on what does not fit."""
+    known = {spec.name for spec in specs}
+    listed = ", ".join(map(str, specs))
+    if missing := known - set(arrays):
+        raise InputError(f"Input '{sorted(missing)[0]}' is missing.", f"The model takes {listed}.")
+    if extra := set(arrays) - known:
+        raise InputError(f"The model has no input '{sorted(extra)[0]}'.", f"It takes {listed}.")
+    checked = {spec.name: spec.check(arrays[spec.name]) for spec in specs}
+    sizes: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        for want, size in zip(spec.shape, checked[spec.name].shape, strict=True):
+            if isinstance(want, str) and sizes.setdefault(want, (size, spec.name))[0] != size:
+                other_size, other = sizes[want]
+                raise InputError(
+                    f"Inputs '{other}' and '{spec.name}' disagree on '{want}': {other_size} and {size}.",
+                    "Give both the same size there.",
+                )
+    return checked
