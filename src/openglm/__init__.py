@@ -1,0 +1,35 @@
+"""Open-AutoGLM fits neural models to phones: verdict, compression, proof, bundle.
+
+Names are imported on first use, so that `import openglm` is quick and needs no engine and no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+_HOMES = {
+    "AutoModel": "openglm.model.auto",
+    "Budget": "openglm.device.fit",
+    "Device": "openglm.device.profile",
+    "Model": "openglm.model.model",
+    "OpenGLMError": "openglm.errors",
+    "fit": "openglm.device.fit",
+    "load": "openglm.runtimes.session",
+    "optimize": "openglm.search.optimize",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'openglm' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
