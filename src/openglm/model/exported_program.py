@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -27,6 +28,7 @@ def load(source: str) -> Model:
     from openglm.model.module import quiet, require_torch
 
     torch = require_torch()
+    refuse_pickled_samples(torch, path)
     try:
         with quiet():
             program = torch.export.load(path)
@@ -42,7 +44,7 @@ def refuse_pickles(path: Path) -> None:
     """Raise `InputError` for an archive that is broken, or that holds anything but plain tensors.
 
     `torch.export.load` unpickles payloads marked so and all custom objects; a file that was handed
-    in may run code that way. The sample inputs are read with torch's own safe loader.
+    in may run code that way.
     """
     again = "Save it again with torch.export.save from PyTorch 2.9 or newer."
     try:
@@ -62,15 +64,34 @@ def refuse_pickles(path: Path) -> None:
         )
 
 
+def refuse_pickled_samples(torch: Any, path: Path) -> None:
+    """Raise `InputError` where torch's safe loader does not take the archive's sample inputs.
+
+    `torch.export.load` would then fall back to its unsafe one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if "sample_inputs" in name:
+                try:
+                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+                except Exception as error:
+                    raise InputError(
+                        f"{path} holds sample inputs that are not plain tensors, which are never loaded.",
+                        "Export the model with tensors as example inputs.",
+                    ) from error
+
+
 def _export(program: Any) -> Any:
-    from openglm.model.module import OPSET, quiet, require_torch
+    from openglm.model.module import OPSET, quiet, require_torch, strip
 
     torch = require_torch()
     try:
         with quiet():
-            return torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False).model
+            graph = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False).model
     except Exception as error:
         raise InputError(
             f"The program cannot be exported to ONNX ({str(error).strip().splitlines()[0][:200]}).",
             "--debug shows the operator.",
         ) from error
+    strip(graph)
+    return graph

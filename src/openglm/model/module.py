@@ -112,6 +112,7 @@ def export(
                 graph: ir.Model = program.model
                 expected = module(**inputs)
             _compare(torch, graph, inputs, expected)
+            strip(graph)
             return graph
         except InputError:
             raise
@@ -121,6 +122,20 @@ def export(
         f"{type(module).__name__} cannot be exported ({str(failure).strip().splitlines()[0][:200]}).",
         "Control flow that depends on data does not export; --debug shows where it is.",
     ) from failure
+
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def strip(graph: ir.Model) -> None:
+    """Drop what the exporter noted about the machine it ran on; where in the module a node is, stays."""
+    for holder in (graph, graph.graph):
+        holder.metadata_props.clear()
+    for node in graph.graph.all_nodes():
+        scopes = node.metadata_props.get(_SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[_SCOPES] = scopes
 
 
 def _two_rows(torch: Any, example: Mapping[str, Any]) -> dict[str, Any]:

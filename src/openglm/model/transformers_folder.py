@@ -1,0 +1,253 @@
+"""Folders in the layout of Hugging Face transformers, sentence encoders among them.
+
+The graph is exported once with torch and transformers and kept in the user's cache under a hash of
+all that it was made from, so that later commands need neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from openglm.errors import InputError, MissingExtraError, OutputError
+from openglm.model import onnx_file
+from openglm.model.model import Model
+from openglm.model.zoo import file_sha256
+
+EXPORT_REVISION = 1
+"""Raised whenever the same folder would be exported to another graph."""
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_TASKS = {
+    "ForSequenceClassification": "classification",
+    "ForImageClassification": "image-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+
+
+def matches(source: str) -> bool:
+    """Whether `source` is a folder with a `config.json` and weights."""
+    return (Path(source) / "config.json").is_file()
+
+
+def load(source: str) -> Model:
+    """The model of a transformers folder; raises `InputError` for a folder that is not whole."""
+    folder = Path(source)
+    config = _read_json(folder / "config.json")
+    if not list(folder.glob("*.safetensors")):
+        pickles = [file.name for file in folder.glob("*.bin")]
+        raise InputError(
+            f"{folder} has no weights in safetensors" + (f", only {pickles[0]}, a pickle." if pickles else "."),
+            "Save the model with save_pretrained, which writes safetensors.",
+        )
+    architecture = (config.get("architectures") or ["AutoModel"])[0]
+    task = next((task for ending, task in _TASKS.items() if architecture.endswith(ending)), "generic")
+    pooling = _pooling(folder) if task == "generic" else None
+    if pooling is not None:
+        task = "embedding"
+    return Model(
+        name=folder.resolve().name.lower(),
+        source=source,
+        task=task,
+        export=lambda: _cached(folder, lambda: _export(folder, architecture, task, pooling)),
+        processor=_processor(folder, task, config),
+        config=config,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}).", "Copy the folder again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a model's configuration.", "Copy the folder again.")
+    return content
+
+
+def _pooling(folder: Path) -> dict[str, Any] | None:
+    """How a sentence encoder pools its tokens, from sentence-transformers' files; none elsewhere."""
+    if not (folder / "modules.json").is_file():
+        return None
+    stages = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    kinds = [str(stage.get("type", "")).rsplit(".", 1)[-1] for stage in stages]
+    if unknown := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
+        raise InputError(
+            f"{folder} has a stage '{sorted(unknown)[0]}' after its encoder, which is not supported.",
+            "Supported stages are Transformer, Pooling and Normalize.",
+        )
+    pooling = _read_json(folder / stages[kinds.index("Pooling")]["path"] / "config.json")
+    modes = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+    if modes not in (["mean_tokens"], ["cls_token"]):
+        raise InputError(f"{folder} pools by {' and '.join(modes)}.", "Supported are mean_tokens and cls_token.")
+    return {"mode": modes[0], "normalize": "Normalize" in kinds}
+
+
+def _processor(folder: Path, task: str, config: Mapping[str, Any]) -> Any:
+    if (folder / "preprocessor_config.json").is_file():
+        from openglm.model.image_processor import ImageProcessor
+
+        return ImageProcessor.from_folder(folder)
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from openglm.model.text_processor import TextProcessor
+
+    # RoBERTa's positions start after the padding id, which takes two from its table.
+    positions = config.get("max_position_embeddings")
+    limit = positions - 2 if positions and config.get("model_type") in ("roberta", "xlm-roberta") else positions
+    return TextProcessor.from_folder(folder, _text_inputs(config, task), limit)
+
+
+def _text_inputs(config: Mapping[str, Any], task: str) -> tuple[str, ...]:
+    takes_types = task != "text-generation" and config.get("type_vocab_size", 0) > 1
+    return TEXT_INPUTS if takes_types else TEXT_INPUTS[:2]
+
+
+def _cached(folder: Path, make: Any) -> ir.Model:
+    from platformdirs import user_cache_path
+
+    digest = hashlib.sha256(f"{EXPORT_REVISION} {_versions()}".encode())
+    for file in sorted(folder.rglob("*.json")) + sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.relative_to(folder)} {file_sha256(file)}".encode())
+    home = os.environ.get("OPENGLM_CACHE")
+    path = (Path(home) if home else user_cache_path("openglm")) / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
+    if path.is_file():
+        try:
+            return onnx_file.read(path)
+        except InputError:
+            path.unlink()
+    graph: ir.Model = make()
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx_file.write(graph, part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(
+            f"The exported graph cannot be kept in {path.parent} ({error.strerror}).",
+            "Free space there, or set OPENGLM_CACHE to another folder.",
+        ) from error
+    return onnx_file.read(path)
+
+
+def _versions() -> str:
+    found = []
+    for package in ("torch", "transformers", "onnxscript"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # a graph that was exported elsewhere may still be in the cache
+            found.append(f"{package} none")
+    return ", ".join(found)
+
+
+def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> ir.Model:
+    from openglm.model.module import export, quiet, require_torch
+
+    torch = require_torch()
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("transformers, which this folder is for,", "transformers") from error
+    maker = getattr(transformers, architecture, None)
+    if maker is None:
+        raise InputError(
+            f"transformers {transformers.__version__} does not know the architecture '{architecture}'.",
+            "Code that comes with a model is never run; use a model of a known architecture.",
+        )
+    progress = transformers.utils.logging
+    was_shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        with quiet():
+            # Plain attention exports to few operators, which every engine fuses; the other forms do not.
+            module = maker.from_pretrained(
+                folder, attn_implementation="eager", dtype=torch.float32, use_safetensors=True, local_files_only=True
+            ).eval()
+    except Exception as error:  # transformers raises many kinds for a folder that is not whole
+        raise InputError(
+            f"transformers cannot load {folder} ({str(error).splitlines()[0][:200]}).", "Check or copy the folder again."
+        ) from error
+    finally:
+        if was_shown:
+            progress.enable_progress_bar()
+    if task == "image-classification":
+        config = module.config
+        side = config.image_size if isinstance(getattr(config, "image_size", None), int) else 224
+        example = {"pixel_values": torch.randn(2, getattr(config, "num_channels", 3), side, side)}
+        return export(_picked(torch, module, "logits"), example, output_names=["logits"])
+    return _export_text(torch, module, task, pooling, folder)
+
+
+def _export_text(torch: Any, module: Any, task: str, pooling: dict[str, Any] | None, folder: Path) -> ir.Model:
+    from openglm.model.module import export
+
+    config = module.config.to_dict()
+    names = _text_inputs(config, task)
+    tokens = torch.arange(2 * 16).reshape(2, 16) % min(config.get("vocab_size", 100), 100)
+    mask = torch.ones_like(tokens)
+    mask[1, 11:] = 0
+    example = dict(zip(TEXT_INPUTS, (tokens, mask, torch.zeros_like(tokens)), strict=True))
+    example = {name: example[name] for name in names}
+    batch = torch.export.Dim("batch", min=1)
+    longest = max(int(config.get("max_position_embeddings") or 4096), 32)
+    sequence = torch.export.Dim("sequence", min=1, max=longest)
+    shapes = {name: {0: batch, 1: sequence} for name in names}
+    output = {"embedding": "sentence_embedding", "generic": "last_hidden_state"}.get(task, "logits")
+    wrapper = _encoder(torch, module, pooling, "last_hidden_state" if output != "logits" else "logits", task)
+    return export(wrapper, example, dynamic_shapes=shapes, output_names=[output])
+
+
+def _picked(torch: Any, module: Any, field: str) -> Any:
+    class Picked(torch.nn.Module):  # type: ignore[misc, name-defined]
+        """The module with one tensor as its output, as a graph has it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, pixel_values: Any) -> Any:
+            return self.model(pixel_values=pixel_values)[field]
+
+    return Picked()
+
+
+def _encoder(torch: Any, module: Any, pooling: dict[str, Any] | None, field: str, task: str) -> Any:
+    class Encoder(torch.nn.Module):  # type: ignore[misc, name-defined]
+        """Tokens in, one tensor out: pooled where the folder says so.
+
+        An encoder's attention mask is made additive here, where it takes two operators; made
+        inside transformers it takes twenty, of which no engine fuses any.
+        """
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if token_type_ids is not None:
+                inputs["token_type_ids"] = token_type_ids
+            if task == "text-generation":
+                inputs["use_cache"] = False
+            else:
+                kept = attention_mask[:, None, None, :].to(torch.float32)
+                inputs["attention_mask"] = (1.0 - kept) * torch.finfo(torch.float32).min
+            found = self.model(**inputs)[field]
+            if pooling is None:
+                return found
+            if pooling["mode"] == "cls_token":
+                found = found[:, 0]
+            else:
+                kept = attention_mask.unsqueeze(-1).to(found.dtype)
+                found = (found * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
+            return torch.nn.functional.normalize(found, p=2, dim=1) if pooling["normalize"] else found
+
+    return Encoder()

@@ -1,0 +1,103 @@
+"""What a pass is: a config, and a function of a graph that returns a new graph.
+
+A technique is one file here that defines one `PassConfig`; nothing else names it. Passes of other
+packages are found through the entry point group "openglm.passes".
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from openglm.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use besides the graph."""
+
+    calibration: Callable[[], Iterable[Mapping[str, np.ndarray]]] | None = None
+    """Gives the calibration batches, arrays by input name, anew at each call; they are streamed."""
+    progress: Callable[[int], None] = lambda _: None
+    """Told how many calibration batches have been seen."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a pass returns."""
+
+    graph: ir.Model
+    changed: bool
+    notes: tuple[str, ...] = field(default=())
+    """Plain sentences for the report: what was left alone, and why."""
+
+
+class PassConfig(BaseModel, ABC):
+    """Configuration of a pass, checked when it is made; `apply` is the pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: ClassVar[str]
+    """The documented code: "fuse", "dynamic_wi8_ai8", ..."""
+    needs_calibration: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:
+        """The scheme with what distinguishes this config, such as "wi4_afp32_g32"."""
+        return self.scheme
+
+    @abstractmethod
+    def apply(self, graph: ir.Model, context: Context) -> Applied:
+        """The graph after this pass; `graph` itself stays as it is."""
+
+    def to_recipe(self) -> dict[str, Any]:
+        """This config as one step of a recipe."""
+        return {"pass": self.scheme, **self.model_dump(mode="json")}
+
+
+def schemes() -> dict[str, type[PassConfig]]:
+    """Every pass by its scheme, those of installed plug-ins included."""
+    import openglm.passes as here
+
+    for module in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
+        import_module(module.name)
+    for point in entry_points(group="openglm.passes"):
+        point.load()
+    return {config.scheme: config for config in _defined(PassConfig)}
+
+
+def _defined(base: type[PassConfig]) -> Iterable[type[PassConfig]]:
+    for config in base.__subclasses__():
+        if hasattr(config, "scheme"):
+            yield config
+        yield from _defined(config)
+
+
+def parse_step(step: Mapping[str, Any]) -> PassConfig:
+    """The config of one step of a recipe: {"pass": scheme, field: value, ...}.
+
+    Raises `InputError` for an unknown scheme, with the nearest, or a field that is not valid.
+    """
+    values = dict(step)
+    name = str(values.pop("pass", ""))
+    known = schemes()
+    if name not in known:
+        raise InputError(f"There is no pass '{name}'.", nearest(name, known))
+    try:
+        return known[name].model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its fields"
+        raise InputError(
+            f"The pass '{name}' is not valid at {where}: {first['msg']}.",
+            f"Its fields are: {', '.join(known[name].model_fields) or 'none'}.",
+        ) from error
