@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from openglm.errors import InputError, nearest
+
 
 class Processor(Protocol):
     """Turns a batch of raw inputs into arrays by input name."""
@@ -19,13 +21,30 @@ class Processor(Protocol):
     """"text" or "image"."""
 
     def __call__(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """Arrays for a batch of samples, each a mapping such as {"text": "..."} or {"image": path or array}."""
+        """Arrays for a batch of samples, each such as {"text": "..."} or {"image": path or array}."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Plain settings for the manifest, `kind` included; enough, with the saved files, to make it again."""
+        """Settings for the manifest, `kind` included; enough, with the saved files, to make it again."""
         ...
 
     def save(self, folder: Path) -> list[str]:
         """Write what the settings alone do not carry (a tokenizer file); the names written."""
         ...
+
+
+def from_settings(settings: Mapping[str, Any], folder: Path) -> Processor:
+    """The processor that `settings()` described and whose files `save` wrote into `folder`.
+
+    Raises `InputError` where the kind is unknown or settings or files are broken.
+    """
+    kind = settings.get("kind")
+    if kind == "text":
+        from openglm.model.text_processor import TextProcessor
+
+        return TextProcessor.from_settings(settings, folder)
+    if kind == "image":
+        from openglm.model.image_processor import ImageProcessor
+
+        return ImageProcessor.from_settings(settings)
+    raise InputError(f"There is no processor of kind '{kind}'.", nearest(str(kind), ("text", "image")))
