@@ -1,0 +1,50 @@
+"""Networks that the benchmarks train and measure, written from their papers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, act: bool = True) -> nn.Sequential:
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, nn.ReLU6()) if act else nn.Sequential(*layers)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter by channel, project; added to the input where the shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expand: int) -> None:
+        super().__init__()
+        hidden = inputs * expand
+        layers = [] if expand == 1 else [_conv(inputs, hidden, 1, 1)]
+        layers += [_conv(hidden, hidden, 3, stride, groups=hidden), _conv(hidden, outputs, 1, 1, act=False)]
+        self.body = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 at width 1.0 (Sandler et al. 2018, table 2): 300 M multiply-adds at 224 x 224."""
+
+    BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv(3, 32, 3, 2)]
+        width = 32
+        for expand, outputs, count, stride in self.BLOCKS:
+            for index in range(count):
+                layers.append(InvertedResidual(width, outputs, stride if index == 0 else 1, expand))
+                width = outputs
+        layers.append(_conv(width, 1280, 1, 1))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(1280, classes)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(pixel_values).mean((2, 3)))

@@ -1,0 +1,65 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openglm.errors import InputError
+
+NAME = "onnxruntime"
+
+
+class Runner:
+    """A model file loaded in ONNX Runtime.
+
+    `threads` are the threads within an operator, all of the machine's where None; `arena` keeps
+    memory between runs. Raises `InputError` for a file the engine does not take.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, arena: bool = True) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = arena
+        # Threads that spin between runs would slow whatever is measured or run beside this model.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the engine's own kinds share no base
+            raise InputError(
+                f"ONNX Runtime cannot load {path.name}: {_reason(error)}.",
+                "Check that the model is whole and that its operators are known to this engine.",
+            ) from error
+        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.outputs = [item.name for item in self._session.get_outputs()]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
+        try:
+            found: list[Any] = self._session.run(None, dict(arrays))
+        except Exception as error:
+            raise InputError(
+                f"The model cannot run on these inputs: {_reason(error)}.",
+                "Check their shapes, and that text is not longer than the model takes.",
+            ) from error
+        return dict(zip(self.outputs, found, strict=True))
+
+
+def version() -> str:
+    """The engine's version."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _reason(error: Exception) -> str:
+    # "[ONNXRuntimeError] : 1 : FAIL : Load model from x failed:..." ends in the reason.
+    text = str(error).splitlines()[0]
+    return text.rsplit(" : ", 1)[-1].removesuffix(".")[:300]
