@@ -6,10 +6,13 @@ A profile is one TOML file in `profiles/`; a user's own file works wherever a na
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,13 +21,18 @@ from openglm.errors import InputError, nearest
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 UnitKind = Literal["cpu", "gpu", "npu"]
 
+# Strict, because TOML has types: `ram_gb = "8"` and `cores = true` are slips to report, not to mend.
+# No infinity, which TOML can spell and every prediction would divide by.
+CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+
 
 class Unit(BaseModel):
     """A processor of the device that can run a model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CONFIG
 
-    name: str
+    name: str = Field(pattern=NAME, description="part of the path that its figures' sources go by")
     kind: UnitKind
     cores: int = Field(gt=0, description="cores that inference uses (big cores of a CPU), 1 for GPU and NPU")
     peak_gops: dict[Precision, float] = Field(
@@ -60,31 +68,35 @@ class Unit(BaseModel):
 class Memory(BaseModel):
     """What a model's weights and activations live in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CONFIG
 
     ram_gb: float = Field(gt=0)
-    app_share: float = Field(gt=0, le=1, description="share of the RAM that one app may take before it is killed")
+    app_share: float = Field(
+        gt=0, le=1, description="share of the RAM that one app may take before it is killed"
+    )
     bandwidth_gb_s: float = Field(gt=0, description="peak bandwidth of the memory")
 
 
 class Thermal(BaseModel):
     """How long the device can keep up."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CONFIG
 
-    sustained_fraction: float = Field(gt=0, le=1, description="speed after long load, as a share of the first minute's")
+    sustained_fraction: float = Field(
+        gt=0, le=1, description="speed after long load, as a share of the first minute's"
+    )
 
 
 class Device(BaseModel):
     """A device profile. Units are in the field names; `sources` names where each figure is from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = CONFIG
 
-    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    title: str
+    name: str = Field(pattern=NAME)
+    title: str = Field(min_length=1)
     tier: Literal["flagship", "mid", "low", "board", "desktop", "host"]
     year: int
-    units: tuple[Unit, ...] = Field(min_length=1)
+    units: tuple[Unit, ...] = Field(min_length=1, strict=False)
     memory: Memory
     storage_read_mb_s: float = Field(gt=0, description="sequential read speed of the storage")
     idle_power_w: float = Field(ge=0, description="power of the device idle, screen on low")
@@ -106,8 +118,14 @@ class Device(BaseModel):
     def _sourced(self) -> Device:
         if not any(unit.kind == "cpu" for unit in self.units):
             raise ValueError("a profile needs a unit of kind 'cpu'")
-        if missing := sorted(figures(self) - set(self.sources)):
+        unit_names = [unit.name for unit in self.units]
+        if len(set(unit_names)) < len(unit_names):
+            raise ValueError(f"two units have one name: {', '.join(unit_names)}")
+        sourced = {path for path, source in self.sources.items() if source.strip()}
+        if missing := sorted(figures(self) - sourced):
             raise ValueError(f"no source given for {', '.join(missing)}")
+        if stray := sorted(set(self.sources) - figures(self)):
+            raise ValueError(f"a source for what is no figure of this profile: {', '.join(stray)}")
         return self
 
 
@@ -123,10 +141,41 @@ def figures(device: Device) -> set[str]:
     return paths
 
 
+def dumps(device: Device) -> str:
+    """`device` as the text of a profile file, which `load` reads back as an equal `Device`."""
+    own = [("name", device.name), ("title", device.title), ("tier", device.tier), ("year", device.year)]
+    own += [("storage_read_mb_s", device.storage_read_mb_s), ("idle_power_w", device.idle_power_w)]
+    if device.battery_wh is not None:
+        own.append(("battery_wh", device.battery_wh))
+    blocks = [_table(None, own)]
+    blocks += [_table(f"[{key}]", getattr(device, key).model_dump().items()) for key in ("memory", "thermal")]
+    blocks += [_table("[[units]]", unit.model_dump().items()) for unit in device.units]
+    blocks.append(_table("[sources]", device.sources.items()))
+    return "\n".join(blocks)
+
+
+def _table(header: str | None, items: Iterable[tuple[str, Any]]) -> str:
+    return "".join(
+        f"{line}\n" for line in ([header] if header else []) + [f"{_key(k)} = {_value(v)}" for k, v in items]
+    )
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    # A JSON string is a TOML basic string, but for DEL, which JSON leaves bare and TOML refuses.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def names() -> list[str]:
     """Names of all built-in profiles, `host` included, sorted."""
     folder = resources.files("openglm.device") / "profiles"
-    return sorted([item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")] + ["host"])
+    files = [item.name for item in folder.iterdir() if item.name.endswith(".toml")]
+    return sorted(["host", *(name.removesuffix(".toml") for name in files)])
 
 
 def load(device: str | Path | Device) -> Device:
@@ -146,7 +195,13 @@ def load(device: str | Path | Device) -> Device:
         path = Path(text)
         if not path.is_file():
             raise InputError(f"There is no device file {path}.", "Check the path.")
-        return _parse(path.read_text(encoding="utf-8"), str(path))
+        try:
+            return _parse(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"The device file {path} cannot be read: {error}.",
+                "It has to be a readable TOML file in UTF-8.",
+            ) from error
     if text not in names():
         raise InputError(
             f"There is no device '{text}'.",
@@ -160,11 +215,14 @@ def _parse(text: str, origin: str) -> Device:
     try:
         return Device.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"The device file {origin} is not valid TOML: {error}.", "Mend that line.") from error
+        raise InputError(
+            f"The device file {origin} is not valid TOML: {error}.", "Mend that line."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
+        reason = first["msg"].removeprefix("Value error, ")
         raise InputError(
-            f"The device profile {origin} is not valid: {where}: {first['msg']}.",
+            f"The device profile {origin} is not valid: {where}: {reason}.",
             "`openglm devices show cortex-a53-2gb --toml` prints one to start from.",
         ) from error
