@@ -44,7 +44,7 @@ class Inference:
     the way. The shapes of the inputs are put into `of` before the walk.
     """
 
-    def __init__(self, sizes: Size, opsets: dict[str, int]) -> None:
+    def __init__(self, sizes: Mapping[str, int], opsets: dict[str, int]) -> None:
         self.sizes = sizes
         self.opsets = opsets
         self.of: dict[ir.Value, TensorInfo] = {}
@@ -83,10 +83,9 @@ class Inference:
         """What the file itself says of a value, where its dimensions are sizes or those of the inputs."""
         if value.shape is None or value.dtype is None:
             return None
-        names = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
-        if any(name is None or (isinstance(name, str) and name not in self.sizes) for name in names):
-            return None
-        return TensorInfo(tuple(_size(name, self.sizes) for name in names if name is not None), value.dtype)
+        sizes = [dim if isinstance(dim, int) else self.sizes.get(str(dim.value)) for dim in value.shape]
+        known = tuple(size for size in sizes if size is not None)
+        return TensorInfo(known, value.dtype) if len(known) == len(sizes) else None
 
     def _infer(self, node: ir.Node) -> list[TensorInfo | None]:
         inputs = [None if value is None else self.of.get(value) for value in node.inputs]

@@ -1,0 +1,27 @@
+"""Where a node came from: the module of the model as its author named it."""
+
+from __future__ import annotations
+
+import ast
+
+import onnx_ir as ir
+
+
+def module_of(node: ir.Node) -> str:
+    """The dotted path of the module a node came from, "" where the file does not say.
+
+    PyTorch's exporter writes the scopes of each node into its metadata; its older exporter made
+    paths of the node names ("/encoder/layer.0/MatMul"); failing both, the weight's name says it.
+    """
+    if scopes := node.metadata_props.get("pkg.torch.onnx.name_scopes"):
+        try:
+            # The last scope is the operator, the ones before it are modules from the outermost in.
+            return next((name for name in reversed(ast.literal_eval(scopes)[:-1]) if name), "")
+        except (ValueError, SyntaxError, TypeError):
+            return ""
+    if node.name and node.name.startswith("/"):
+        return ".".join(node.name.strip("/").split("/")[:-1])
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and value.name and "." in value.name:
+            return value.name.rpartition(".")[0]
+    return ""
