@@ -195,7 +195,9 @@ class _Stream:
 
 def _takes(node: ir.Node, weight: np.ndarray) -> bool:
     if node.op_type == "Conv":
-        return True
+        # Integer kernels take input channels in fours: on a picture's three, with nothing to share
+        # the rearranging with, they are slower than the float ones.
+        return weight.shape[1] * attribute(node, "group", 1) >= 4
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0)
     return plain and weight.ndim == 2 and weight.size >= _SMALLEST
 

@@ -1,0 +1,160 @@
+"""The manifest `openglm.json`: all that is known of a bundle, in one file.
+
+Figures say where they are from: `measured` ones name host, engine and threads (`Host`), predicted
+ones the device (`verdicts`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from openglm.model.tensor import TensorSpec
+
+FORMAT = 1
+FILE = "openglm.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Part):
+    """What the bundle was made from."""
+
+    name: str
+    source: str
+    bytes: int
+    """Size of the original graph as a file."""
+    parameters: int
+
+
+class Segment(_Part):
+    """One static graph of the program, as a file for each engine that can run it."""
+
+    name: str
+    models: dict[str, str]
+    """File name by engine."""
+
+
+class Program(_Part):
+    """What a session runs: segments in order, and the gates between them (none yet: one segment)."""
+
+    segments: tuple[Segment, ...] = Field(min_length=1, max_length=1)
+
+
+class Host(_Part):
+    """Where figures were measured."""
+
+    processor: str
+    cores: int
+    system: str
+    python: str
+    engine: str
+    threads: int
+
+
+class Timing(_Part):
+    """Latency over interleaved rounds, in milliseconds."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    rounds: int
+
+
+class Quality(_Part):
+    """A metric's value, and the figures beside it."""
+
+    metric: str
+    value: float
+    details: dict[str, float] = {}
+    samples: int
+
+
+class Candidate(_Part):
+    """One recipe that was tried."""
+
+    code: str
+    """The schemes joined by " + "."""
+    recipe: tuple[dict[str, Any], ...]
+    outcome: Literal["chosen", "accepted", "refused", "failed", "not tried"]
+    reason: str
+    size_bytes: int | None = None
+    timing: Timing | None = None
+    original: Timing | None = None
+    """The original's, measured in the same rounds."""
+    quality: Quality | None = None
+    notes: tuple[str, ...] = ()
+    fits: bool | None = None
+    """Whether the device's budget is predicted to be met."""
+    seconds: float = 0.0
+    """Spent on this candidate."""
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster than the original, measured."""
+        if self.timing is None or self.original is None:
+            return None
+        return self.original.median_ms / self.timing.median_ms
+
+
+class Figures(_Part):
+    """What is measured of one model."""
+
+    size_bytes: int
+    timing: Timing
+    load_ms: float
+    peak_memory_mb: float | None
+    """Resident memory that loading and running adds to a fresh process."""
+    quality: Quality
+
+
+class File(_Part):
+    """A file of the bundle."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Part):
+    """The content of `openglm.json`."""
+
+    format: Literal[1] = FORMAT
+    openglm: str
+    """Version of the package that wrote it."""
+    created: str
+    """ISO 8601, UTC."""
+    command: str
+    name: str
+    task: str
+    source: Source
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    processor: dict[str, Any] | None
+    """Settings of what turns text or pictures into inputs."""
+    program: Program
+    recipe: tuple[dict[str, Any], ...]
+    """The passes that were applied, in order, with their configs."""
+    device: dict[str, Any]
+    """The profile that it was made for."""
+    budget: dict[str, Any]
+    verdict_before: dict[str, Any]
+    verdict_after: dict[str, Any]
+    """Predicted for the device, as `openglm fit --json` gives them."""
+    layers: tuple[dict[str, Any], ...] = ()
+    """Predicted cost on the device, layer by layer, before and after."""
+    before: Figures
+    after: Figures
+    candidates: tuple[Candidate, ...]
+    calibration: str
+    """What data the ranges were taken from and the quality was judged on, in a sentence."""
+    shape: dict[str, int]
+    """Sizes of the named dimensions that were measured and predicted with."""
+    host: Host
+    versions: dict[str, str]
+    probes: str | None = None
+    """The .npz with inputs and the outputs they gave when the bundle was made."""
+    files: dict[str, File]
+    """Every file of the bundle but this one, by its path in the folder."""

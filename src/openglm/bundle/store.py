@@ -1,0 +1,192 @@
+"""Reading and writing bundles: folders, or zips of them, that are whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from openglm.bundle.manifest import FILE, File, Manifest
+from openglm.errors import InputError, OutputError, VerificationError
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether `path` is a bundle: a folder with a manifest, or a zip with one."""
+    if path.is_dir():
+        return (path / FILE).is_file()
+    if path.suffix == ".zip" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return FILE in archive.namelist()
+    return False
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle's folder, its paths checked and its hashes not.
+
+    Raises `InputError` where there is none or it is of a newer format, `VerificationError` where
+    it is broken or names a path outside the folder.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is not a bundle: it has no {FILE}.", "Make one with `openglm optimize`.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > 1:
+            raise InputError(
+                f"{folder} is in bundle format {content['format']}, newer than this openglm reads.",
+                "Upgrade it: pip install --upgrade openglm.",
+            )
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise VerificationError(
+            f"The manifest of {folder} is not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            "Copy the bundle again, or make it again.",
+        ) from error
+    except (ValueError, OSError) as error:
+        raise VerificationError(f"The manifest of {folder} cannot be read.", "Copy the bundle again.") from error
+    named = [name for segment in manifest.program.segments for name in segment.models.values()]
+    named += [manifest.probes] if manifest.probes else []
+    named += list((manifest.processor or {}).get("files", []))
+    for name in [*manifest.files, *named]:
+        _check_inside(folder, name)
+    for name in named:
+        if name not in manifest.files:
+            raise VerificationError(
+                f"The manifest of {folder} uses '{name}' and gives no hash for it.", "Copy the bundle again."
+            )
+    return manifest
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    pure = PurePosixPath(name)
+    outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or not pure.parts
+    if outside or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise VerificationError(
+            f"The manifest of {folder} names '{name}', which leaves the bundle.", "Do not use this bundle."
+        )
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its size and hash; raises `VerificationError` for the first that differs."""
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise VerificationError(f"The bundle {folder} lacks its file {name}.", "Copy the bundle again.")
+        if path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
+            raise VerificationError(
+                f"The file {name} of {folder} is not the one the bundle was made with.", "Copy the bundle again."
+            )
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Path, Manifest]]:
+    """A checked bundle's folder and manifest; a zip is unpacked for as long as it is open.
+
+    Raises as `read_manifest` and `check_files` do.
+    """
+    if not path.exists():
+        raise InputError(f"There is no bundle at {path}.", "Check the path.")
+    if path.is_dir():
+        manifest = read_manifest(path)
+        check_files(path, manifest)
+        yield path, manifest
+        return
+    with tempfile.TemporaryDirectory(prefix="openglm-") as name:
+        folder = Path(name)
+        _unpack(path, folder)
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        yield folder, manifest
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                _check_inside(folder, entry.filename)
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise InputError(f"{path} is neither a bundle's folder nor a whole zip of one.", "Check the path.") from error
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """An empty folder to fill; on success it becomes `target`, on any failure it goes without a trace.
+
+    `target` may be new, empty, or an earlier bundle, which is replaced only then; with the ending
+    .zip the folder is zipped. Raises `OutputError` where `target` holds something else or cannot
+    be written.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100  # resolve() would follow a link away
+    if target.exists() and not is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target} exists and is not a bundle.", "Give another output folder, or remove it.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        work.chmod(0o755)
+        yield work
+        _put(work, target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put(work: Path, target: Path) -> None:
+    if target.suffix == ".zip":
+        packed = work / "bundle.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(work.rglob("*")):
+                if file.is_file() and file != packed:
+                    archive.write(file, file.relative_to(work).as_posix())
+        packed.replace(target)
+        return
+    if not target.exists():
+        work.rename(target)
+        return
+    # A folder cannot take another's place in one step: the old one steps aside, and back on failure.
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(aside / "bundle")
+    try:
+        work.rename(target)
+    except OSError:
+        (aside / "bundle").rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"The disk is full: {target} was not written.", "Free some space and run again.")
+    return OutputError(
+        f"{target} cannot be written ({error.strerror or error}).", "Give a folder that you may write to."
+    )
+
+
+def list_files(folder: Path) -> dict[str, File]:
+    """Size and hash of every file of a folder, by its path there, the manifest left out."""
+    return {
+        path.relative_to(folder).as_posix(): File(sha256=sha256(path), bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != FILE
+    }

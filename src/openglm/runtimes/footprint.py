@@ -1,0 +1,73 @@
+"""Peak memory and load time of a model, measured in a process of its own.
+
+Run as `python -m openglm.runtimes.footprint MODEL INPUTS.npz THREADS`, it prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+RUNS = 5
+
+
+class Footprint(NamedTuple):
+    """What loading a model and running it a few times took."""
+
+    load_ms: float
+    peak_mb: float | None
+    """Megabytes (10^6 bytes) of resident memory added to a process with the engine imported; none
+    where the system does not tell."""
+
+
+def measure(model: Path, arrays: Mapping[str, np.ndarray], threads: int) -> Footprint | None:
+    """Load and run a model in a fresh process; none where that process fails."""
+    with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
+        inputs = Path(folder) / "inputs.npz"
+        np.savez(inputs, **arrays)  # type: ignore[arg-type]
+        command = [sys.executable, "-m", "openglm.runtimes.footprint", str(model), str(inputs), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    return Footprint(**json.loads(done.stdout))
+
+
+def _resident_mb(peak: bool) -> float | None:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    key = "VmHWM:" if peak else "VmRSS:"
+    line = next((line for line in status.splitlines() if line.startswith(key)), None)
+    return None if line is None else int(line.split()[1]) * 1024 / 1e6
+
+
+def main(model: str, inputs: str, threads: str) -> None:
+    """Measure in this process and print the result."""
+    import onnxruntime  # noqa: F401  # so that its code is in the baseline
+
+    from openglm.runtimes.onnxruntime import Runner
+
+    with np.load(inputs, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    before = _resident_mb(peak=False)
+    start = time.perf_counter()
+    runner = Runner(Path(model), threads=int(threads))
+    load_ms = (time.perf_counter() - start) * 1e3
+    for _ in range(RUNS):
+        runner.run(arrays)
+    after = _resident_mb(peak=True)
+    peak = None if before is None or after is None else round(after - before, 2)
+    print(json.dumps(Footprint(round(load_ms, 2), peak)._asdict()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,156 @@
+"""Sessions: a bundle, loaded and ready to run, with numpy and one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from openglm.bundle.manifest import Manifest
+from openglm.bundle.store import opened
+from openglm.errors import InputError, VerificationError
+from openglm.model.processor import Processor, from_settings
+from openglm.model.tensor import check_inputs
+from openglm.runtimes.onnxruntime import NAME, Runner
+
+TOLERANCE = 0.01
+"""Largest difference from a recorded output, as a share of the largest recorded value, that another
+processor's rounding explains."""
+
+
+def load(path: str | PathLike[str], *, threads: int | None = None) -> Session:
+    """Load a bundle, a folder or a zip of it, with every file's hash checked.
+
+    `threads` as in the engine, all of the machine's where None. Raises `InputError` where there is
+    no bundle, `VerificationError` where it is not whole.
+    """
+    stack = ExitStack()
+    try:
+        folder, manifest = stack.enter_context(opened(Path(path)))
+        return Session(folder, manifest, threads, stack)
+    except BaseException:
+        stack.close()
+        raise
+
+
+class Session:
+    """A loaded bundle. `run` is all that an app needs; close it, or use it as a context manager."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, resources: ExitStack) -> None:
+        self.manifest = manifest
+        self._folder = folder
+        self._resources = resources
+        segment = manifest.program.segments[0]
+        if NAME not in segment.models:
+            raise InputError(
+                f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
+                "Make it again for this engine.",
+            )
+        self._runner = Runner(folder / segment.models[NAME], threads=threads)
+        self._processor: Processor | None = None
+
+    @property
+    def processor(self) -> Processor:
+        """What turns text or pictures into inputs; raises `InputError` where the bundle has none."""
+        if self._processor is None:
+            if self.manifest.processor is None:
+                takes = ", ".join(map(str, self.manifest.inputs))
+                raise InputError(f"The bundle {self.manifest.name} takes arrays only: {takes}.", "Give those by name.")
+            settings = {key: value for key, value in self.manifest.processor.items() if key != "files"}
+            self._processor = from_settings(settings, self._folder)
+        return self._processor
+
+    def run(
+        self,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
+        text_pair: str | Sequence[str] | None = None,
+        image: Any = None,
+    ) -> dict[str, np.ndarray]:
+        """The outputs by name, arrays whose first axis is the batch.
+
+        Give arrays by input name, or `text` (and `text_pair`), one or several, or `image`, a path
+        or an array of shape (height, width, 3), or a list of these. Raises `InputError` for inputs that do not
+        fit.
+        """
+        if (arrays is not None) + (text is not None) + (image is not None) != 1:
+            raise InputError("A run takes exactly one of arrays, text and image.", "Give one of them.")
+        if arrays is None:
+            arrays = self.processor(_samples(text, text_pair, image))
+        return self._runner.run(check_inputs(self.manifest.inputs, arrays))
+
+    def verify(self) -> float:
+        """Run the recorded probes; the largest difference, as a share of the largest recorded output.
+
+        Raises `VerificationError` where it is beyond `TOLERANCE` or there are no probes.
+        """
+        if self.manifest.probes is None:
+            raise VerificationError("The bundle holds no recorded outputs to compare with.", "Make it again.")
+        with np.load(self._folder / self.manifest.probes, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        worst = 0.0
+        for index in range(len({name.split("/")[0] for name in content})):
+            part = {name.split("/", 1)[1]: array for name, array in content.items() if name.startswith(f"{index}/")}
+            inputs = {name.removeprefix("in."): array for name, array in part.items() if name.startswith("in.")}
+            found = self.run(inputs)
+            for name, array in part.items():
+                if name.startswith("out."):
+                    worst = max(worst, _difference(found[name.removeprefix("out.")], array))
+        if not worst <= TOLERANCE:
+            raise VerificationError(
+                f"The model's outputs differ from the recorded ones by {worst:.2%} of their range.",
+                "Use another version of the engine, or make the bundle again on this machine.",
+            )
+        return worst
+
+    def close(self) -> None:
+        """Free the model, and the folder a zip was unpacked to."""
+        self._resources.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def probes(runner: Runner, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays for a bundle's probes file: for each batch i, "i/in.NAME" and "i/out.NAME"."""
+    content = {}
+    for index, batch in enumerate(batches):
+        content |= {f"{index}/in.{name}": array for name, array in batch.items()}
+        content |= {f"{index}/out.{name}": array for name, array in runner.run(batch).items()}
+    return content
+
+
+def _difference(found: np.ndarray, recorded: np.ndarray) -> float:
+    if found.shape != recorded.shape:
+        return float("inf")
+    if not recorded.size:
+        return 0.0
+    gap = np.abs(found.astype(np.float64) - recorded.astype(np.float64))
+    # The same NaN or infinity on both sides is no difference.
+    gap = np.where((found == recorded) | (np.isnan(found) & np.isnan(recorded)), 0.0, gap)
+    scale = float(np.abs(recorded[np.isfinite(recorded)]).max(initial=0.0))
+    return float(gap.max() / scale) if scale else float(gap.max())
+
+
+def _samples(text: Any, text_pair: Any, image: Any) -> list[dict[str, Any]]:
+    if image is not None:
+        images = image if isinstance(image, list | tuple) else [image]
+        return [{"image": item} for item in images]
+    texts = [text] if isinstance(text, str) else list(text)
+    if text_pair is None:
+        return [{"text": item} for item in texts]
+    pairs = [text_pair] if isinstance(text_pair, str) else list(text_pair)
+    if len(pairs) != len(texts):
+        raise InputError(f"There are {len(texts)} texts and {len(pairs)} pairs.", "Give as many of each.")
+    return [{"text": one, "text_pair": other} for one, other in zip(texts, pairs, strict=True)]
