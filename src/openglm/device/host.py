@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -140,7 +141,9 @@ def _write(file: Path, key: dict[str, Any], device: Device) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(file)  # in one step: another process sees the old file or the new one
     except OSError:
-        part.unlink(missing_ok=True)  # no room or no right to write: it is measured again next time
+        # No room or no right to write: it is measured again next time.
+        with suppress(OSError):
+            part.unlink()
 
 
 # The measurements
