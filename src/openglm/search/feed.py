@@ -1,0 +1,147 @@
+"""Feeding a model: calibration and evaluation batches from the user's data, or from what there is without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openglm.data import open_data
+from openglm.data.dataset import Dataset, Sample
+from openglm.data.text import calibration_text, noise
+from openglm.errors import InputError
+from openglm.metrics.metric import Evaluation
+from openglm.model.model import Model
+from openglm.model.tensor import check_inputs
+from openglm.runtimes.onnxruntime import Runner
+
+Batch = dict[str, np.ndarray]
+SEED = 20
+
+
+class Feed:
+    """One data set cut in two: the even samples calibrate, the odd ones judge.
+
+    Samples run one at a time, at their own length, as they will on the device: the ranges that
+    dynamic quantization finds depend on what shares a batch.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Any,
+        dims: Mapping[str, int],
+        *,
+        calibration_samples: int,
+        evaluation_samples: int,
+    ) -> None:
+        self._model = model
+        self._dims = dict(dims)
+        if data is not None:
+            dataset = data if isinstance(data, Dataset) else open_data(data)
+            self.description = f"{dataset.name}: even samples calibrate, odd ones judge"
+        elif model.processor is not None and model.processor.kind == "text":
+            dataset = calibration_text()
+            self.description = (
+                "no data was given: English sentences from Python's own manual calibrate (even ones) and judge "
+                "(odd ones), without labels"
+            )
+        else:
+            dataset = noise(model.inputs, 2 * max(calibration_samples, evaluation_samples), SEED, self._dims)
+            self.description = (
+                "no data was given: random noise calibrates and judges, which says little about real inputs; "
+                "give --data for figures to rely on"
+            )
+        self.labelled = dataset.labelled
+        self._classes = getattr(dataset, "classes", None)
+        even, odd = dataset.halves()
+        self._calibration = even.take(calibration_samples)
+        self._evaluation = odd.take(evaluation_samples)
+        first = next(iter(self._evaluation), None) or next(iter(even), None)
+        if first is None:
+            raise InputError(f"{dataset.name} holds no sample.", "Give data with at least two.")
+        if next(iter(self._evaluation), None) is None:  # a single sample must do for both
+            self._evaluation = even.take(1)
+        self._first = self.batch(first)
+
+    def batch(self, sample: Sample) -> Batch:
+        """The model's inputs for one sample; both texts of a pair as a batch of two for an encoder."""
+        model, given = self._model, sample.inputs
+        if model.processor is not None and ("text" in given or "image" in given):
+            if model.task == "embedding" and "text_pair" in given:
+                both: list[Mapping[str, Any]] = [{"text": given["text"]}, {"text": given["text_pair"]}]
+                arrays = model.processor(both)
+            else:
+                arrays = model.processor([given])
+        else:
+            arrays = {}
+            for spec in model.inputs:
+                if spec.name not in given:
+                    takes = ", ".join(map(str, model.inputs))
+                    raise InputError(
+                        f"The data has {', '.join(given)} where the model takes {takes}.",
+                        "Name the columns or arrays after the model's inputs.",
+                    )
+                row = np.asarray(given[spec.name])
+                if spec.shape:
+                    count = spec.shape[0] if isinstance(spec.shape[0], int) else 1
+                    row = np.repeat(row[None], count, axis=0)
+                arrays[spec.name] = row
+        return check_inputs(model.inputs, arrays)
+
+    def calibration(self) -> Iterator[Batch]:
+        """The calibration batches, read anew at each call."""
+        return (self.batch(sample) for sample in self._calibration)
+
+    def shaped(self) -> Batch:
+        """One input of the size that latency is measured at: the first sample, its values cycled."""
+        shaped = {}
+        for spec in self._model.inputs:
+            array = self._first[spec.name]
+            for axis, size in enumerate(spec.shape):
+                want = size if isinstance(size, int) else self._dims.get(size, array.shape[axis])
+                array = np.take(array, np.arange(want), axis=axis, mode="wrap")
+            shaped[spec.name] = np.ascontiguousarray(array)
+        return shaped
+
+    def first(self, count: int) -> list[Batch]:
+        """The first evaluation batches, for probes."""
+        return [self.batch(sample) for sample, _ in zip(self._evaluation, range(count), strict=False)]
+
+    def outputs(self, runner: Runner, tick: Any = lambda: None) -> tuple[dict[str, Any], list[Any]]:
+        """The model's outputs over the evaluation samples, by name, and the samples' labels.
+
+        Outputs of one shape are stacked, (samples, ...), with an axis of two for pairs; others are
+        a list.
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        labels = []
+        for sample in self._evaluation:
+            for name, array in runner.run(self.batch(sample)).items():
+                pair = self._model.task == "embedding" and "text_pair" in sample.inputs
+                found.setdefault(name, []).append(array if pair or not array.ndim else array[0])
+            labels.append(sample.label)
+            tick()
+        stacked = {
+            name: np.stack(rows) if len({row.shape for row in rows}) == 1 else rows for name, rows in found.items()
+        }
+        return stacked, labels
+
+    def evaluation(
+        self, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]
+    ) -> Evaluation:
+        """What a metric judges."""
+        return Evaluation(
+            outputs=outputs,
+            reference=reference,
+            labels=np.array(labels) if self.labelled else None,
+            task=self._model.task,
+            classes=self._classes,
+        )
+
+
+def data_argument(text: str | None) -> Path | None:
+    """A --data option as a path."""
+    return None if text is None else Path(text)
