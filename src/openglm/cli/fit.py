@@ -1,9 +1,131 @@
-"""..."""
+"""`openglm fit`: the verdict, before anything is compressed."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
+
+from openglm.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    from openglm.device.fit import Limit, Verdict
+
+DOES_NOT_FIT = 3
+"""Exit code."""
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    app.command(name="fit")(fit)
+
+
+def fit(
+    model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx or .pt2 file."),
+    device: str = typer.Option(
+        ..., "--device", "-d", help="Device name (openglm devices), host, or a .toml file."
+    ),
+    latency_ms: float | None = typer.Option(None, help="Most milliseconds an inference may take."),
+    memory_mb: float | None = typer.Option(
+        None, help="Most memory; what the device leaves an app if not given."
+    ),
+    size_mb: float | None = typer.Option(None, help="Largest file."),
+    energy_mj: float | None = typer.Option(None, help="Most millijoules an inference may take."),
+    load_ms: float | None = typer.Option(None, help="Most milliseconds until the model is ready."),
+    shape: str = typer.Option("", help="Sizes of symbolic dimensions: batch=1,sequence=128."),
+    threads: int | None = typer.Option(None, help="CPU threads; at most 4 if not given."),
+    unit: str = typer.Option(
+        "cpu", help="What the verdict is for: cpu, gpu, npu, or best. Bundles run on the CPU."
+    ),
+    json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
+) -> None:
+    """Say whether MODEL fits a device: latency, memory, size, energy and load time, and what limits each.
+
+    Nothing is run or measured: every figure is predicted. Exit codes: 0 fits, 2 bad input, 3 does not fit.
+    """
+    from openglm.device import fit as verdicts
+    from openglm.model.shapes import parse_dims
+
+    budget = verdicts.Budget(
+        latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms
+    )
+    dims = parse_dims(shape)
+    verdict = verdicts.fit(model, device, budget, dims=dims, threads=threads, unit=unit)  # type: ignore[arg-type]
+    if json:
+        print_json(verdict.to_json())
+    else:
+        _show(verdict)
+    if not verdict.fits:
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def _show(verdict: Verdict) -> None:
+    from rich.markup import escape
+    from rich.panel import Panel
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for title in ("", "", "predicted", "budget"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    table.add_column("what limits it", overflow="fold")
+    for limit in verdict.limits:
+        colour = "green" if limit.ok else "red"
+        budget = "-" if limit.budget is None else f"{_figure(limit.budget)} {limit.unit}"
+        mark = " " if limit.budget is None else "✓" if limit.ok else "✗"
+        table.add_row(
+            f"[{colour}]{mark}[/]", limit.name, f"[{colour}]{_value(limit)}[/]", budget, escape(limit.bound)
+        )
+    if verdict.fits:
+        title, colour = f"{escape(verdict.model)} fits {verdict.device}", "green"
+    else:
+        title, colour = f"{escape(verdict.model)} does not fit {verdict.device}", "red"
+    out.print(
+        Panel(escape(verdict.advice), title=f"[bold {colour}]{title}[/]", border_style=colour, expand=False)
+    )
+    out.print(table)
+    out.print()
+    for line in _notes(verdict):
+        out.print(escape(line), style="dim")
+
+
+def _notes(verdict: Verdict) -> list[str]:
+    """What the figures hold for, a line each."""
+    sizes = ", ".join(f"{name} {size}" for name, size in verdict.dims.items())
+    threads = f"{verdict.threads} thread{'s' if verdict.threads != 1 else ''}"
+    rate = verdict.rate
+    lines = [
+        f"For {sizes or 'fixed shapes'}; unit {verdict.unit}, {threads}.",
+        f"Back to back: {_figure(rate.burst_per_s)} a second cool, {_figure(rate.sustained_per_s)} sustained"
+        + (f"; {verdict.inferences_per_charge:,} on a charge." if verdict.inferences_per_charge else "."),
+    ]
+    if tokens := verdict.tokens_per_s:
+        kv = (
+            f", {tokens.kv_bytes_per_token / 1000:.0f} KB of cache a token"
+            if tokens.kv_bytes_per_token
+            else ""
+        )
+        read, written = _figure(tokens.prefill_per_s), _figure(tokens.decode_per_s)
+        lines.append(f"Tokens a second: {read} read, {written} written{kv}.")
+    others = [unit for unit in verdict.units if unit.name != verdict.unit]
+    if others:
+        told = [
+            f"{unit.name} "
+            + ("cannot (precision)" if unit.latency_ms is None else f"{_figure(unit.latency_ms)} ms")
+            for unit in others
+        ]
+        lines.append(f"Other units, for information: {', '.join(told)}.")
+    if verdict.unknown_operators:
+        lines.append(f"Unknown operators, counted by their bytes: {', '.join(verdict.unknown_operators)}.")
+    lines.append(verdict.predicted_by[0].upper() + verdict.predicted_by[1:] + ".")
+    return lines
+
+
+def _value(limit: Limit) -> str:
+    return f"{_figure(limit.predicted)} {limit.unit}"
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"

@@ -72,7 +72,7 @@ def _lifetimes(graph: ir.Graph, shapes: Shapes) -> list[Lifetime]:
     for value in graph.outputs:
         if value in storage:
             last[storage[value]] = end
-    made = {value: 0 for value in graph.inputs} | {
+    made = dict.fromkeys(graph.inputs, 0) | {
         value: step for step, node in enumerate(nodes) for value in node.outputs
     }
     owners = [value for value in made if storage.get(value) is value]

@@ -15,9 +15,11 @@ def module_of(node: ir.Node) -> str:
     """
     if scopes := node.metadata_props.get("pkg.torch.onnx.name_scopes"):
         try:
-            # The last scope is the operator, the ones before it are modules from the outermost in.
-            return next((name for name in reversed(ast.literal_eval(scopes)[:-1]) if name), "")
-        except (ValueError, SyntaxError, TypeError):
+            # The last scope is the operator, the ones before it are modules from the outermost in;
+            # the exporter's own placeholders begin with an underscore.
+            modules = [name for name in ast.literal_eval(scopes)[:-1] if name and name[0] != "_"]
+            return str(modules[-1]) if modules else ""
+        except (ValueError, SyntaxError, TypeError, IndexError):
             return ""
     if node.name and node.name.startswith("/"):
         return ".".join(node.name.strip("/").split("/")[:-1])

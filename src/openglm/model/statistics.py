@@ -31,7 +31,7 @@ class Layer:
     other_ops: int
     """Arithmetic operations besides multiply-accumulates."""
     weight_bytes: int
-    """Bytes of the weights that it is the first to read."""
+    """Bytes of the constants that it uses; one that layers share is in each of them."""
     read_bytes: int
     """Bytes that it reads, weights included."""
     write_bytes: int
@@ -95,7 +95,7 @@ def analyse(model: ir.Model, dims: Mapping[str, int] | None = None) -> Statistic
     """
     shapes = resolve(model, dims)
     weights = Weights(shapes.graph)
-    layers = tuple(_layers(shapes.graph, shapes, Roles(shapes.graph, weights), weights, set()))
+    layers = tuple(_layers(shapes.graph, shapes, Roles(shapes.graph, weights), weights))
     macs = sum(layer.macs for layer in layers)
     return Statistics(
         parameters=weights.parameters,
@@ -125,26 +125,22 @@ def _structure_bytes(graph: ir.Graph) -> int:
     return names + sum(int(ir.to_proto(node).ByteSize()) + 4 for node in plain)
 
 
-def _layers(
-    graph: ir.Graph, shapes: Shapes, roles: Roles, weights: Weights, counted: set[ir.Value]
-) -> list[Layer]:
+def _layers(graph: ir.Graph, shapes: Shapes, roles: Roles, weights: Weights) -> list[Layer]:
     layers = []
     for node in graph:
         if bodies := subgraphs(node):
-            branches = [_layers(body, shapes, roles, weights, counted) for body in bodies]
+            branches = [_layers(body, shapes, roles, weights) for body in bodies]
             worst = max(branches, key=lambda branch: sum(layer.macs for layer in branch))
             count = 1 if node.op_type == "If" else trip_count(node, shapes.of, shapes.constants)
             layers += [layer.times(1 if count is None else count) for layer in worst]
         elif node.op_type != "Constant":
-            layers.append(_layer(node, shapes, roles, weights, counted))
+            layers.append(_layer(node, shapes, roles, weights))
     return layers
 
 
-def _layer(node: ir.Node, shapes: Shapes, roles: Roles, weights: Weights, counted: set[ir.Value]) -> Layer:
+def _layer(node: ir.Node, shapes: Shapes, roles: Roles, weights: Weights) -> Layer:
     inputs: list[TensorInfo | None] = [shapes.of.get(value) if value else None for value in node.inputs]
     outputs = [shapes.of.get(value) for value in node.outputs]
-    own = [value for value in roles.reads(node) if value in weights and value not in counted]
-    counted.update(own)
     read = write = macs = other = 0
     if not roles.free(node):
         macs, other = multiply_accumulates(node, inputs, outputs), other_operations(node, inputs, outputs)
@@ -157,7 +153,7 @@ def _layer(node: ir.Node, shapes: Shapes, roles: Roles, weights: Weights, counte
         op_type=node.op_type,
         macs=macs,
         other_ops=other,
-        weight_bytes=sum(weights[value] for value in own),
+        weight_bytes=sum(weights.get(value, 0) for value in roles.reads(node)),
         read_bytes=read,
         write_bytes=write,
         precision=roles.precision(node, inputs),

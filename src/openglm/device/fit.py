@@ -1,0 +1,273 @@
+"""The verdict: does a model fit a device within a budget, what limits it, and what would have to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from openglm.device import profile
+from openglm.device.advice import Action, Predicted, advise
+from openglm.device.budget import Budget
+from openglm.device.energy import active_power_w, energy_mj, inferences_per_charge
+from openglm.device.footprint import Footprint, footprint, initialisation_ms, read_ms
+from openglm.device.heat import Rate, rate
+from openglm.device.language import TokenRate, token_rate
+from openglm.device.latency import LatencyPrediction, predict
+from openglm.device.profile import Device, UnitKind
+from openglm.errors import InputError
+from openglm.memory.lifetime import peak_activation_bytes
+from openglm.model.model import Model
+from openglm.model.statistics import Statistics, analyse
+
+__all__ = ["Budget", "Limit", "Verdict", "fit"]
+
+DEFAULT_THREADS = 4
+"""Threads where none are asked for and the CPU has as many cores: more rarely help on phones."""
+
+UnitChoice = Literal["cpu", "gpu", "npu", "best"]
+
+
+class Limit(BaseModel):
+    """One figure of the verdict beside its budget."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Literal["latency", "memory", "size", "energy", "load"]
+    predicted: float
+    budget: float | None
+    """None where the budget sets no limit; such a one is always kept."""
+    ok: bool
+    unit: str
+    bound: str
+    """What limits it, in plain words."""
+
+
+class UnitLatency(BaseModel):
+    """What another processor of the device would need."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: UnitKind
+    latency_ms: float | None
+    """None where the unit does not compute in the model's precision."""
+
+
+class LayerCost(BaseModel):
+    """One layer's share of the predicted latency."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    op_type: str
+    ms: float
+    bound: str
+    macs: int
+    weight_bytes: int
+    precision: str
+    shape: tuple[int, ...] | None
+
+
+class Verdict(BaseModel):
+    """Whether a model fits a device. Every figure in it is predicted, none measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    device: str
+    fits: bool
+    limits: list[Limit]
+    action: Action
+    advice: str
+    unit: str
+    threads: int
+    dims: dict[str, int]
+    """The sizes given to the model's symbolic dimensions."""
+    rate: Rate
+    power_w: float
+    """Above idle, while the model runs."""
+    inferences_per_charge: int | None
+    tokens_per_s: TokenRate | None
+    """For a language model."""
+    units: list[UnitLatency]
+    """For information: the verdict is on `unit`."""
+    predicted_by: str
+    unknown_operators: list[str]
+    unknown_shapes: list[str]
+    layers: list[LayerCost]
+
+    def to_json(self, *, layers: bool = False) -> dict[str, Any]:
+        """A plain dictionary; with the cost of each layer only where asked."""
+        return self.model_dump(mode="json", exclude=None if layers else {"layers"})
+
+    def limit(self, name: str) -> Limit:
+        """The limit called "latency", "memory", "size", "energy" or "load"."""
+        return next(limit for limit in self.limits if limit.name == name)
+
+
+def fit(
+    model: Model | str | PathLike[str],
+    device: str | PathLike[str] | Device,
+    budget: Budget | None = None,
+    *,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    unit: UnitChoice = "cpu",
+) -> Verdict:
+    """Say whether `model` fits `device` within `budget`, from its graph alone and in seconds.
+
+    `model` is a `Model` or anything that `AutoModel.from_pretrained` takes, `device` a profile, its
+    name or a file. `dims` sets symbolic input dimensions. The verdict is for the CPU unless `unit`
+    says otherwise, because that is where a bundle's engine runs; "best" takes the fastest unit.
+    Raises `InputError` for a model, device, dimension, thread count or unit that cannot be used.
+    """
+    if not isinstance(model, Model):
+        from openglm.model.auto import AutoModel
+
+        model = AutoModel.from_pretrained(model)
+    device = profile.load(device if isinstance(device, Device) else str(device))
+    if threads is not None and threads < 1:
+        raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
+    budget = budget or Budget()
+    if budget.memory_mb is None:
+        budget = budget.model_copy(update={"memory_mb": device.app_memory_mb})
+    statistics = analyse(model.graph, dims)
+    chosen, units = _latency(statistics, device, unit, threads or DEFAULT_THREADS)
+    activations = peak_activation_bytes(statistics.shapes)
+    memory = footprint(statistics, activations)
+    reading, starting = read_ms(statistics, device), initialisation_ms(statistics, device)
+    predicted = Predicted(
+        statistics=statistics,
+        latency=chosen,
+        device=device,
+        activation_bytes=activations,
+        memory_bytes=memory.peak,
+        energy_mj=energy_mj(chosen),
+        load_ms=reading + starting,
+    )
+    limits = _limits(predicted, budget, memory, reading)
+    action, advice = advise(predicted, budget)
+    language = model.task == "text-generation"
+    return Verdict(
+        model=model.name,
+        device=device.name,
+        fits=all(limit.ok for limit in limits),
+        limits=limits,
+        action=action,
+        advice=advice,
+        unit=chosen.unit.name,
+        threads=chosen.threads,
+        dims=statistics.shapes.dims,
+        rate=rate(max(chosen.ms, 1e-6), device),
+        power_w=active_power_w(chosen),
+        inferences_per_charge=inferences_per_charge(chosen, device) if chosen.ms > 0 else None,
+        tokens_per_s=token_rate(statistics, model.config, chosen, device) if language else None,
+        units=units,
+        predicted_by=_predicted_by(statistics, chosen, device),
+        unknown_operators=list(statistics.unknown_operators),
+        unknown_shapes=list(statistics.shapes.unknown),
+        layers=_layer_costs(chosen),
+    )
+
+
+def _latency(
+    statistics: Statistics, device: Device, choice: UnitChoice, threads: int
+) -> tuple[LatencyPrediction, list[UnitLatency]]:
+    """The prediction for the chosen unit, and the latency of every unit."""
+    found = [(unit, predict(statistics, device, unit, threads)) for unit in device.units]
+    units = [
+        UnitLatency(name=unit.name, kind=unit.kind, latency_ms=latency.ms if latency else None)
+        for unit, latency in found
+    ]
+    usable = [latency for unit, latency in found if latency and choice in ("best", unit.kind)]
+    if usable:
+        return min(usable, key=lambda latency: latency.ms), units
+    kinds = sorted({unit.kind for unit, latency in found if latency})
+    if choice not in ("cpu", "gpu", "npu", "best"):
+        problem = f"There is no unit '{choice}'."
+    elif any(unit.kind == choice for unit in device.units):
+        problem = f"The {choice} of {device.name} does not compute in this model's precision."
+    else:
+        problem = f"{device.name} has no {choice}."
+    raise InputError(problem, f"For this model choose from: {', '.join([*kinds, 'best'])}.")
+
+
+def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: float) -> list[Limit]:
+    statistics, latency = predicted.statistics, predicted.latency
+    size = statistics.file_bytes / 1e6
+    bits = 8 * statistics.weight_bytes / statistics.parameters if statistics.parameters else 0
+    makers = f"{active_power_w(latency):.1f} W for {latency.ms:.3g} ms"
+    slow = "reading the file" if reading > predicted.load_ms / 2 else "the engine's start"
+    held = (
+        f"weights {(memory.weights + memory.prepacked) / 1e6:.0f} MB with the engine's copies"
+        if (memory.prepacked > memory.activations)
+        else f"weights {memory.weights / 1e6:.0f} MB"
+    )
+    rows: list[tuple[Any, float, float | None, str, str]] = [
+        ("latency", latency.ms, budget.latency_ms, "ms", _latency_bound(latency)),
+        (
+            "memory",
+            predicted.memory_bytes / 1e6,
+            budget.memory_mb,
+            "MB",
+            f"{held}, activations {memory.activations / 1e6:.1f} MB, engine {memory.engine / 1e6:.0f} MB",
+        ),
+        (
+            "size",
+            size,
+            budget.size_mb,
+            "MB",
+            f"{statistics.parameters / 1e6:.1f} M parameters at {bits:.1f} bits",
+        ),
+        ("energy", predicted.energy_mj, budget.energy_mj, "mJ", makers),
+        ("load", predicted.load_ms, budget.load_ms, "ms", f"mostly {slow}"),
+    ]
+    return [
+        Limit(
+            name=name, predicted=value, budget=most, ok=most is None or value <= most, unit=unit, bound=bound
+        )
+        for name, value, most, unit, bound in rows
+    ]
+
+
+def _latency_bound(latency: LatencyPrediction) -> str:
+    """Which resource, and which kind of operator, takes most of the time."""
+    if latency.ms <= 0 or not latency.layers:
+        return "nothing to compute"
+    words = {"compute": "arithmetic", "memory": "memory bandwidth", "overhead": "starting operators"}
+    spent: dict[str, float] = {}
+    for item in latency.layers:
+        spent[item.layer.op_type] = spent.get(item.layer.op_type, 0.0) + item.ms
+    worst = max(spent, key=lambda op_type: spent[op_type])
+    share = latency.shares[latency.bound]
+    return f"{words[latency.bound]} for {share:.0%} of it; {worst} takes {spent[worst] / latency.ms:.0%}"
+
+
+def _predicted_by(statistics: Statistics, latency: LatencyPrediction, device: Device) -> str:
+    text = (
+        f"predicted for {device.name} ({latency.unit.name}) by an uncalibrated roofline; "
+        "expect a factor of about two either way"
+    )
+    gaps = len(statistics.shapes.unknown)
+    if gaps:
+        text += f"; a lower bound, as {gaps} tensors have no size that can be known beforehand"
+    return text
+
+
+def _layer_costs(latency: LatencyPrediction) -> list[LayerCost]:
+    return [
+        LayerCost(
+            name=item.layer.name,
+            op_type=item.layer.op_type,
+            ms=item.ms,
+            bound=item.bound,
+            macs=item.layer.macs,
+            weight_bytes=item.layer.weight_bytes,
+            precision=item.layer.precision,
+            shape=item.layer.shape,
+        )
+        for item in latency.layers
+    ]
