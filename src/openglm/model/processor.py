@@ -17,8 +17,10 @@ from openglm.errors import InputError, nearest
 class Processor(Protocol):
     """Turns a batch of raw inputs into arrays by input name."""
 
-    kind: str
-    """"text" or "image"."""
+    @property
+    def kind(self) -> str:
+        """ "text" or "image"."""
+        ...
 
     def __call__(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Arrays for a batch of samples, each such as {"text": "..."} or {"image": path or array}."""
