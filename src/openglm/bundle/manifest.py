@@ -85,6 +85,8 @@ class Candidate(_Part):
     timing: Timing | None = None
     original: Timing | None = None
     """The original's, measured in the same rounds."""
+    speedup: float | None = None
+    """How many times faster than the original: the median over the rounds."""
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
     fits: bool | None = None
@@ -92,20 +94,13 @@ class Candidate(_Part):
     seconds: float = 0.0
     """Spent on this candidate."""
 
-    @property
-    def speedup(self) -> float | None:
-        """How many times faster than the original, measured."""
-        if self.timing is None or self.original is None:
-            return None
-        return self.original.median_ms / self.timing.median_ms
-
 
 class Figures(_Part):
     """What is measured of one model."""
 
     size_bytes: int
     timing: Timing
-    load_ms: float
+    load_ms: float | None
     peak_memory_mb: float | None
     """Resident memory that loading and running adds to a fresh process."""
     quality: Quality
@@ -140,6 +135,8 @@ class Manifest(_Part):
     device: dict[str, Any]
     """The profile that it was made for."""
     budget: dict[str, Any]
+    max_drop: float
+    """How much of the metric a candidate was allowed to lose."""
     verdict_before: dict[str, Any]
     verdict_after: dict[str, Any]
     """Predicted for the device, as `openglm fit --json` gives them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ class Feed:
                 "give --data for figures to rely on"
             )
         self.labelled = dataset.labelled
-        self._classes = getattr(dataset, "classes", None)
+        self._classes = dataset.classes
         even, odd = dataset.halves()
         self._calibration = even.take(calibration_samples)
         self._evaluation = odd.take(evaluation_samples)
@@ -64,13 +63,14 @@ class Feed:
             raise InputError(f"{dataset.name} holds no sample.", "Give data with at least two.")
         if next(iter(self._evaluation), None) is None:  # a single sample must do for both
             self._evaluation = even.take(1)
+        self._pairs = model.task == "embedding" and "text_pair" in first.inputs
         self._first = self.batch(first)
 
     def batch(self, sample: Sample) -> Batch:
         """The model's inputs for one sample; both texts of a pair as a batch of two for an encoder."""
         model, given = self._model, sample.inputs
         if model.processor is not None and ("text" in given or "image" in given):
-            if model.task == "embedding" and "text_pair" in given:
+            if self._pairs:
                 both: list[Mapping[str, Any]] = [{"text": given["text"]}, {"text": given["text_pair"]}]
                 arrays = model.processor(both)
             else:
@@ -120,8 +120,7 @@ class Feed:
         labels = []
         for sample in self._evaluation:
             for name, array in runner.run(self.batch(sample)).items():
-                pair = self._model.task == "embedding" and "text_pair" in sample.inputs
-                found.setdefault(name, []).append(array if pair or not array.ndim else array[0])
+                found.setdefault(name, []).append(array if self._pairs or not array.ndim else array[0])
             labels.append(sample.label)
             tick()
         stacked = {
@@ -138,10 +137,7 @@ class Feed:
             reference=reference,
             labels=np.array(labels) if self.labelled else None,
             task=self._model.task,
+            pairs=self._pairs,
             classes=self._classes,
         )
 
-
-def data_argument(text: str | None) -> Path | None:
-    """A --data option as a path."""
-    return None if text is None else Path(text)

@@ -135,15 +135,16 @@ def attempt(recipe: Recipe, bench: Bench, tick: Callable[[str, float], None]) ->
         rounds=25,
         seconds=6,
     )
-    found = {
+    found: dict[str, Any] = {
         "size_bytes": size,
         "quality": quality,
         "timing": measure.summary(times["candidate"]),
         "original": measure.summary(times["original"]),
+        "speedup": round(measure.speedup(times["original"], times["candidate"]), 4),
         "notes": tuple(notes),
         "verdict": _verdict(graph, bench),
     }
-    faster = measure.speedup(times["original"], times["candidate"])
+    faster = found["speedup"]
     drop = bench.drop(quality)
     if drop > bench.max_drop:
         return outcome("refused", f"Loses {drop:.4g} of {quality.metric}; {bench.max_drop:g} is allowed.", path, **found)
@@ -187,6 +188,7 @@ def unchanged(bench: Bench, path: Path) -> Trial:
         size_bytes=path.stat().st_size,
         timing=timing,
         original=timing,
+        speedup=1.0,
         quality=bench.baseline,
         fits=verdict.fits,
     )

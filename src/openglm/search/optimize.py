@@ -1,0 +1,269 @@
+"""`optimize`: verdict first, then recipes tried one after another, and the best of them kept."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from openglm.bundle.manifest import Candidate, Quality
+from openglm.bundle.store import writing
+from openglm.device import profile
+from openglm.device.budget import Budget
+from openglm.device.fit import Verdict, fit
+from openglm.device.profile import Device
+from openglm.errors import InputError, OutputError
+from openglm.metrics import resolve
+from openglm.model import onnx_file
+from openglm.model.auto import AutoModel
+from openglm.model.model import Model
+from openglm.model.statistics import analyse
+from openglm.runtimes.measure import host
+from openglm.runtimes.onnxruntime import Runner
+from openglm.search.candidates import code, recipes
+from openglm.search.feed import Feed
+from openglm.search.trial import Bench, Trial, attempt, unchanged
+
+SAME_SPEED = 1.05
+"""Candidates within this factor of the fastest count as equally fast; the smallest of them is chosen."""
+CALIBRATION_SAMPLES = 64
+EVALUATION_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an optimization is."""
+
+    text: str
+    done: float
+    """In candidates; the fraction is that of the running one."""
+    total: int
+    finished: Trial | None = None
+    """A candidate that has just been judged."""
+
+
+@dataclass
+class Result:
+    """What an optimization found. Its models' files live as long as it does; `save` keeps one."""
+
+    bench: Bench
+    verdict_before: Verdict
+    best: Trial
+    trials: list[Trial]
+    """In the order they were tried, the unchanged original first."""
+    skipped: list[Candidate] = field(default_factory=list)
+    stopped: bool = False
+    """Whether the user stopped it early."""
+    home: Any = field(default=None, repr=False)
+
+    @property
+    def verdict_after(self) -> Verdict:
+        """The prediction for the chosen model."""
+        return self.best.verdict or self.verdict_before
+
+    @property
+    def front(self) -> list[Trial]:
+        """The accepted trials that no other beats in latency, size and quality at once."""
+        measured = [trial for trial in self.trials if trial.accepted]
+        costs = {id(trial): _costs(trial, self.bench) for trial in measured}
+        return [
+            trial
+            for trial in measured
+            if not any(
+                other is not trial and _dominates(costs[id(other)], costs[id(trial)]) for other in measured
+            )
+        ]
+
+    def explain(self) -> str:
+        """What was tried and what became of it, a line each."""
+        return "\n".join(f"{item.outcome:9} {item.code}: {item.reason}" for item in self.candidates)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All that was tried, the chosen one marked, and what was not."""
+        chosen = (trial.chosen() if trial is self.best else trial for trial in self.trials)
+        return (*(trial.candidate for trial in chosen), *self.skipped)
+
+    def save(self, path: str | PathLike[str], *, command: str = "openglm.optimize(...)") -> Path:
+        """Write the best as a bundle to `path`, a folder, or a zip with the ending .zip.
+
+        Raises `OutputError` where that cannot be; then nothing is left there.
+        """
+        with writing(Path(path)) as folder:
+            self.write(folder, command)
+        return Path(path)
+
+    def write(self, folder: Path, command: str) -> None:
+        """Fill an empty folder with the bundle's files."""
+        from openglm.search.package import package
+
+        package(self, folder, command)
+
+
+def optimize(
+    model: Model | str | PathLike[str],
+    device: Device | str | PathLike[str],
+    budget: Budget | None = None,
+    *,
+    data: Any = None,
+    metric: str | None = None,
+    max_drop: float = 0.01,
+    time_limit_s: float = 600.0,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    calibration_samples: int = CALIBRATION_SAMPLES,
+    evaluation_samples: int = EVALUATION_SAMPLES,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Result:
+    """Make `model` fit `device` within `budget`, keeping only what is measured to pay.
+
+    `data` is a path, a `Dataset` or an iterable of dicts; without it, label-free text or noise
+    stands in. `metric` is "fidelity" (the default), "accuracy", "spearman" or "module:function";
+    `max_drop` how much of it may be lost. Latency is measured on ONNX Runtime with `threads`
+    threads (the device's cores, up to this machine's), interleaved with the original. A recipe that
+    is slower than the original, or loses more, is refused; the best of the rest is the fastest that
+    fits the budget. After `time_limit_s` no new recipe is started, and Ctrl-C ends the search: what
+    is best so far is returned. Raises `InputError` for input that cannot be used.
+    """
+    if not 0 <= max_drop < float("inf"):
+        raise InputError(f"A loss of at most {max_drop:g} makes no sense.", "Give --max-drop from 0 on, such as 0.01.")
+    if not time_limit_s > 0:
+        raise InputError(f"A time limit of {time_limit_s:g} seconds leaves no time.", "Give a longer --time.")
+    if calibration_samples < 1 or evaluation_samples < 1:
+        raise InputError("At least one sample is needed to calibrate and to judge.", "Give --samples from 1 on.")
+    started = time.monotonic()
+    device = profile.load(device if isinstance(device, Device) else str(device))
+    budget = budget or Budget()
+    chosen_metric = resolve(metric or "fidelity")
+    progress(Progress("loading the model", 0, 1))
+    model = AutoModel.from_pretrained(model)
+    onnx_file.check_finite(model.graph)
+    verdict = fit(model, device, budget, dims=dims)
+    feed = Feed(
+        model,
+        data,
+        verdict.dims,
+        calibration_samples=calibration_samples,
+        evaluation_samples=evaluation_samples,
+    )
+    if chosen_metric.needs_labels and not feed.labelled:
+        raise InputError(f"The metric {chosen_metric.name} needs labels, and the data has none.", "Use fidelity.")
+    cores = host("", 1).cores
+    home = tempfile.TemporaryDirectory(prefix="openglm-")
+    try:
+        bench = _bench(
+            model, feed, chosen_metric, max_drop, device, budget, verdict, threads or min(device.cpu.cores, cores), home
+        )
+        result = _search(bench, verdict, home, started + time_limit_s, progress)
+    except OSError as error:
+        home.cleanup()
+        raise OutputError(
+            f"Work files cannot be written to {home.name} ({error.strerror}).", "Free some space there."
+        ) from error
+    except BaseException:
+        home.cleanup()
+        raise
+    return result
+
+
+def _bench(
+    model: Model, feed: Feed, metric: Any, max_drop: float, device: Device, budget: Budget, verdict: Verdict,
+    threads: int, home: tempfile.TemporaryDirectory[str],
+) -> Bench:  # fmt: skip
+    original = Path(home.name) / "original.onnx"
+    onnx_file.write(model.graph, original)
+    runner = Runner(original, threads=threads)
+    outputs, labels = feed.outputs(runner)
+    bench = Bench(
+        model=model,
+        feed=feed,
+        metric=metric,
+        max_drop=max_drop,
+        device=device,
+        budget=budget,
+        dims=verdict.dims,
+        threads=threads,
+        folder=Path(home.name),
+        runner=runner,
+        reference=outputs,
+        labels=labels,
+        baseline=Quality(metric=metric.name, value=0.0, samples=len(labels)),
+        inputs=feed.shaped(),
+    )
+    bench.baseline = bench.quality(outputs)
+    return bench
+
+
+def _search(
+    bench: Bench, verdict: Verdict, home: Any, deadline: float, progress: Callable[[Progress], None]
+) -> Result:
+    waiting = recipes(analyse(bench.model.graph, bench.dims))
+    total = len(waiting) + 1
+    progress(Progress("measuring the original", 0, total))
+    trials = [unchanged(bench, bench.folder / "original.onnx")]
+    skipped: list[Candidate] = []
+    stopped = False
+    for index, recipe in enumerate(waiting, start=1):
+        late = time.monotonic() > deadline
+        if stopped or late:
+            why = "The search was stopped before it." if stopped else "The time was up before it."
+            steps = tuple(step.to_recipe() for step in recipe)
+            skipped.append(Candidate(code=code(recipe), recipe=steps, outcome="not tried", reason=why))
+            continue
+        name = code(recipe)
+        try:
+            trial = attempt(
+                recipe,
+                bench,
+                lambda text, part, name=name, index=index: progress(  # type: ignore[misc]
+                    Progress(f"{name}: {text}", index + part, total)
+                ),
+            )
+        except KeyboardInterrupt:
+            stopped = True
+            steps = tuple(step.to_recipe() for step in recipe)
+            reason = "The search was stopped during it."
+            skipped.append(Candidate(code=name, recipe=steps, outcome="not tried", reason=reason))
+            continue
+        trials.append(trial)
+        progress(Progress(name, index + 1, total, finished=trial))
+    return Result(bench, verdict, choose(trials), trials, skipped, stopped, home)
+
+
+def choose(trials: list[Trial]) -> Trial:
+    """The accepted trial that serves best.
+
+    Those that fit the budget come before those that do not; among these the fastest, and among
+    those equally fast within noise the smallest.
+    """
+    accepted = [trial for trial in trials if trial.accepted]
+    fitting = [trial for trial in accepted if trial.candidate.fits]
+    pool = fitting or accepted
+    if not fitting:
+        violations = {id(trial): _violation(trial) for trial in pool}
+        least = min(violations.values())
+        pool = [trial for trial in pool if violations[id(trial)] <= least * SAME_SPEED]
+    fastest = max(trial.candidate.speedup or 0.0 for trial in pool)
+    quick = [trial for trial in pool if (trial.candidate.speedup or 0.0) * SAME_SPEED >= fastest]
+    return min(quick, key=lambda trial: trial.candidate.size_bytes or 0)
+
+
+def _violation(trial: Trial) -> float:
+    """By what factor the worst limit is missed."""
+    if trial.verdict is None:
+        return float("inf")
+    return max((limit.predicted / limit.budget for limit in trial.verdict.limits if limit.budget), default=1.0)
+
+
+def _costs(trial: Trial, bench: Bench) -> tuple[float, float, float]:
+    candidate = trial.candidate
+    drop = bench.drop(candidate.quality) if candidate.quality else float("inf")
+    return 1 / (candidate.speedup or 1e-9), float(candidate.size_bytes or 0), drop
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other

@@ -1,0 +1,119 @@
+"""From a search's result to a bundle's files."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
+from openglm.bundle.store import list_files
+from openglm.device.fit import Verdict
+from openglm.model.model import Model
+from openglm.model.statistics import analyse
+from openglm.report.page import render
+from openglm.runtimes import footprint, measure
+from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.runtimes.session import probes
+from openglm.search.trial import Bench
+
+if TYPE_CHECKING:
+    from openglm.search.optimize import Result
+
+MODEL_FILE = "model.onnx"
+PROBES_FILE = "probes.npz"
+PROBES = 4
+LAYERS = 200
+"""Layers in the manifest at most, the costliest; a graph of thousands would drown the rest."""
+
+
+def package(result: Result, folder: Path, command: str) -> None:
+    """Write the best model, its processor, probes, manifest and report into an empty folder."""
+    bench, best = result.bench, result.best
+    assert best.path is not None
+    model_file = folder / MODEL_FILE
+    shutil.copyfile(best.path, model_file)
+    for data in best.path.parent.glob(f"{best.path.name}.data"):  # weights beyond protobuf's 2 GB
+        shutil.copyfile(data, folder / data.name)
+    processor = None
+    if bench.model.processor is not None:
+        saved = bench.model.processor.save(folder)
+        processor = {**bench.model.processor.settings(), "files": saved}
+    runner = Runner(model_file, threads=bench.threads)
+    np.savez_compressed(folder / PROBES_FILE, **probes(runner, bench.feed.first(PROBES)))  # type: ignore[arg-type]
+    before, after = _figures(result, runner, model_file)
+    described = Model(bench.model.name, bench.model.source, bench.model.task, lambda: bench.model.graph)
+    manifest = Manifest(
+        openglm=version("openglm"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        name=bench.model.name,
+        task=bench.model.task,
+        source=Source(
+            name=bench.model.name,
+            source=bench.model.source,
+            bytes=before.size_bytes,
+            parameters=analyse(bench.model.graph, bench.dims).parameters,
+        ),
+        inputs=described.inputs,
+        outputs=described.outputs,
+        processor=processor,
+        program=Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),)),
+        recipe=best.candidate.recipe,
+        device=bench.device.model_dump(mode="json"),
+        budget=bench.budget.model_dump(mode="json"),
+        max_drop=bench.max_drop,
+        verdict_before=result.verdict_before.to_json(),
+        verdict_after=result.verdict_after.to_json(),
+        layers=(*_layers("before", result.verdict_before), *_layers("after", result.verdict_after)),
+        before=before,
+        after=after,
+        candidates=result.candidates,
+        calibration=bench.feed.description,
+        shape=dict(bench.dims),
+        host=measure.host(f"{NAME} {version('onnxruntime')}", bench.threads),
+        versions={name: version(name) for name in ("openglm", "onnxruntime", "onnx", "onnx_ir", "numpy")}
+        | {"python": platform.python_version()},
+        probes=PROBES_FILE,
+        files=list_files(folder),
+    )
+    (folder / "report.html").write_text(render(manifest), encoding="utf-8")
+    manifest = manifest.model_copy(update={"files": list_files(folder)})
+    (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _figures(result: Result, runner: Runner, model_file: Path) -> tuple[Figures, Figures]:
+    """The original and the best, measured once more in turn, for longer than a trial does."""
+    bench, best = result.bench, result.best
+    times = measure.interleaved(
+        {"before": lambda: bench.runner.run(bench.inputs), "after": lambda: runner.run(bench.inputs)},
+        rounds=40,
+        seconds=10,
+    )
+    original = bench.folder / "original.onnx"
+    return (
+        _measured(bench, original, times["before"], bench.baseline),
+        _measured(bench, model_file, times["after"], best.candidate.quality),
+    )
+
+
+def _measured(bench: Bench, path: Path, times: Any, quality: Any) -> Figures:
+    found = footprint.measure(path, bench.inputs, bench.threads)
+    return Figures(
+        size_bytes=path.stat().st_size,
+        timing=measure.summary(times),
+        load_ms=found.load_ms if found else None,
+        peak_memory_mb=found.peak_mb if found else None,
+        quality=quality,
+    )
+
+
+def _layers(phase: str, verdict: Verdict) -> list[dict[str, Any]]:
+    costly = sorted(verdict.layers, key=lambda layer: -layer.ms)[:LAYERS]
+    return [{"phase": phase, **layer.model_dump(mode="json")} for layer in costly]
+
