@@ -69,7 +69,8 @@ def test_the_stored_truncation_is_not_used_and_the_folders_limit_is(folder: Path
     assert TextProcessor.from_folder(folder, ALL)([{"text": "a a a a"}])["input_ids"].shape == (1, 6)
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 4}')
     assert TextProcessor.from_folder(folder, ALL)([{"text": "a a a a"}])["input_ids"].shape == (1, 4)
-    assert TextProcessor.from_folder(folder, ALL, 5)([{"text": "a a a a"}])["input_ids"].shape == (1, 5)
+    assert TextProcessor.from_folder(folder, ALL, 5)([{"text": "a a a a"}])["input_ids"].shape == (1, 4)
+    assert TextProcessor.from_folder(folder, ALL, 3)([{"text": "a a a a"}])["input_ids"].shape == (1, 3)
 
 
 def test_a_fixed_length_pads_and_cuts(folder: Path) -> None:
@@ -84,7 +85,7 @@ def test_as_transformers_makes_them() -> None:
     reference = transformers.AutoTokenizer.from_pretrained(str(model))
     texts = ["Nothing leaves the device.", "Où est le café? [MASK] 東京", "", "word " * 400]
     pairs = ["It stays.", "", "x", "other " * 300]
-    processor = TextProcessor.from_folder(model, ALL)
+    processor = TextProcessor.from_folder(model, ALL, 512)
     assert processor.max_length == 256
     for given, batch in (
         ((texts,), [{"text": text} for text in texts]),

@@ -65,16 +65,17 @@ class TextProcessor:
     ) -> TextProcessor:
         """From a model's folder: tokenizer.json, and what stands beside it.
 
-        `max_length` None takes the folder's own: that of sentence_bert_config.json, else that of
-        tokenizer_config.json, else none. Raises `InputError` where the tokenizer is missing or broken.
+        `max_length` is the most that the model takes. Where the folder states less, in
+        sentence_bert_config.json or else in tokenizer_config.json, that holds: a sentence encoder
+        was trained on texts of that length. Raises `InputError` where the tokenizer is missing or broken.
         """
         content = _read(folder)
         config = _json(folder / "tokenizer_config.json")
-        if max_length is None:
-            max_length = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-        if max_length is None:
+        stated = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+        if stated is None:
             stated = config.get("model_max_length")
-            max_length = int(stated) if isinstance(stated, int | float) and stated < _NO_LIMIT else None
+        if isinstance(stated, int | float) and stated < (max_length or _NO_LIMIT):
+            max_length = int(stated)
         processor = cls(content, inputs, max_length, pad_to=pad_to)
         processor.pad_id = processor._pad_id(config)
         return processor
