@@ -1,9 +1,206 @@
-"""..."""
+"""`openglm optimize`: make a model fit, and keep only what is measured to pay."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
+from openglm.cli.console import err, out, print_json
+
+if TYPE_CHECKING:
+    from openglm.search.optimize import Result
+    from openglm.search.trial import Trial
+
+DOES_NOT_FIT = 3
+STOPPED = 130
+_MARKS = {"chosen": "[green]★[/]", "accepted": "[green]✓[/]", "refused": "[red]✗[/]", "failed": "[red]![/]"}
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    app.command(name="optimize")(optimize)
+
+
+def optimize(
+    model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx or .pt2 file."),
+    device: str = typer.Option(
+        ..., "--device", "-d", help="Device name (openglm devices), host, or a .toml file."
+    ),
+    output: Path = typer.Option(..., "--output", "-o", help="The bundle: a folder, or a .zip. An earlier bundle is replaced."),
+    data: Path | None = typer.Option(None, help="Your data: .tsv, .csv, .jsonl, .parquet, .npz, or a folder of images."),
+    metric: str | None = typer.Option(
+        None, help="fidelity (the default, no labels needed), accuracy, spearman, or your module:function."
+    ),
+    max_drop: float = typer.Option(0.01, help="How much of the metric may be lost."),
+    latency_ms: float | None = typer.Option(None, help="Most milliseconds an inference may take on the device."),
+    memory_mb: float | None = typer.Option(
+        None, help="Most memory on the device; what it leaves an app if not given."
+    ),
+    size_mb: float | None = typer.Option(None, help="Largest file."),
+    energy_mj: float | None = typer.Option(None, help="Most millijoules an inference may take on the device."),
+    load_ms: float | None = typer.Option(None, help="Most milliseconds until the model is ready on the device."),
+    time: str = typer.Option("10m", help="No new recipe is started after this time: 90s, 10m, 1h."),
+    shape: str = typer.Option("", help="Sizes of symbolic dimensions to measure at: batch=1,sequence=128."),
+    threads: int | None = typer.Option(None, min=1, help="Threads to measure with; the device's cores if not given."),
+    samples: int = typer.Option(256, min=1, help="Samples that judge; a quarter as many calibrate."),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Make MODEL fit a device: try schemes, measure each against the original, and write the best as a bundle.
+
+    A scheme that is slower on this machine's engine, or that loses more than --max-drop, is refused, and
+    the report says so. Ctrl-C stops the search and keeps the best so far.
+
+    \b
+    Exit codes: 0 the bundle fits, 2 bad input, 3 it was written and does not fit, 5 cannot write,
+    130 stopped (the best so far was written).
+
+    \b
+    Examples:
+      openglm optimize all-minilm-l6-v2 -d cortex-a53-2gb --size-mb 25 -o small
+      openglm optimize net.onnx -d raspberry-pi-5 --data photos/ --metric accuracy -o net-small.zip
+    """
+    from openglm.bundle.store import writing
+    from openglm.device.fit import Budget
+    from openglm.model.shapes import parse_dims
+    from openglm.search.optimize import optimize as search
+
+    budget = Budget(
+        latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms
+    )
+    limit, dims = _seconds(time), parse_dims(shape)
+    with writing(output) as folder:
+        display = _Display(quiet=json)
+        with display:
+            result = search(
+                model,
+                device,
+                budget,
+                data=data,
+                metric=metric,
+                max_drop=max_drop,
+                time_limit_s=limit,
+                dims=dims,
+                threads=threads,
+                calibration_samples=max(1, samples // 4),
+                evaluation_samples=samples,
+                progress=display.show,
+            )
+            display.say("measuring the chosen model once more")
+            result.write(folder, _command())
+    if json:
+        print_json(_summary(result, output))
+    else:
+        _tell(result, output)
+    if result.stopped:
+        raise typer.Exit(STOPPED)
+    if not result.verdict_after.fits:
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def _seconds(text: str) -> float:
+    from openglm.errors import InputError
+
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        return float(number) * units[unit]
+    except ValueError:
+        raise InputError(f"'{text}' is no time.", "Give one such as 90s, 10m or 1h.") from None
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    return " ".join(["openglm", *map(shlex.quote, sys.argv[1:])])
+
+
+class _Display:
+    """The progress bar, and above it a line for each candidate judged."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._quiet = quiet
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True, disable=quiet
+        )
+        self._task = self._bar.add_task("loading the model", total=None)
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def show(self, progress: object) -> None:
+        from openglm.search.optimize import Progress
+
+        assert isinstance(progress, Progress)
+        total = progress.total if progress.total > 1 else None
+        self._bar.update(self._task, description=progress.text, completed=progress.done, total=total)
+        if progress.finished is not None and not self._quiet:
+            self._bar.console.print(_line(progress.finished), soft_wrap=True)
+
+
+def _line(trial: Trial) -> str:
+    from rich.markup import escape
+
+    candidate = trial.candidate
+    return f"{_MARKS[candidate.outcome]} {escape(candidate.code)}: {escape(candidate.reason)}"
+
+
+def _summary(result: Result, output: Path) -> dict[str, object]:
+    best = result.best.candidate
+    after = result.verdict_after
+    return {
+        "bundle": str(output),
+        "model": after.model,
+        "device": after.device,
+        "fits": after.fits,
+        "stopped": result.stopped,
+        "limits": [limit.model_dump() for limit in after.limits],
+        "advice": after.advice,
+        "chosen": best.code,
+        "speedup": best.speedup,
+        "size_bytes": best.size_bytes,
+        "original_bytes": result.trials[0].candidate.size_bytes,
+        "quality": best.quality.model_dump() if best.quality else None,
+        "data": result.bench.feed.description,
+        "candidates": [item.model_dump(mode="json", exclude={"recipe"}) for item in result.candidates],
+    }
+
+
+def _tell(result: Result, output: Path) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from openglm.cli.fit import show
+
+    best, original = result.best.candidate, result.trials[0].candidate
+    if result.stopped:
+        out.print("[yellow]Stopped: this is the best so far.[/]")
+    show(result.verdict_after)
+    out.print()
+    threads = f"{result.bench.threads} thread{'s' if result.bench.threads > 1 else ''}"
+    table = Table(title=f"Measured on this machine, ONNX Runtime, {threads}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("size", f"{(original.size_bytes or 0) / 1e6:.1f} MB", f"{(best.size_bytes or 0) / 1e6:.1f} MB")
+    if best.timing and best.original:
+        faster = f"({best.speedup:.2f}x)" if best.speedup else ""
+        table.add_row("latency", f"{best.original.median_ms:.2f} ms", f"{best.timing.median_ms:.2f} ms {faster}")
+    if best.quality and original.quality:
+        table.add_row(best.quality.metric, f"{original.quality.value:.4f}", f"{best.quality.value:.4f}")
+    out.print(table)
+    out.print(f"\nChosen: [bold]{escape(best.code)}[/]")
+    out.print(f"Data: {escape(result.bench.feed.description)}.", style="dim", soft_wrap=True)
+    out.print(f"\nBundle: {escape(str(output))}", soft_wrap=True)
+    if output.suffix != ".zip":
+        out.print(f"Report: {escape(str(output / 'report.html'))}", soft_wrap=True)

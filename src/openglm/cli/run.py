@@ -1,9 +1,130 @@
-"""..."""
+"""`openglm run`: a bundle, on what the user gives it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import typer
+
+from openglm.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHOWN = 6
+"""Values of an output that are printed; --json and --save give all."""
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    app.command(name="run")(run)
+
+
+def run(
+    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
+    text: list[str] = typer.Option([], "--text", "-t", help="A text; again for more."),
+    pair: list[str] = typer.Option([], "--pair", help="A second text for each, for models that take two."),
+    image: list[Path] = typer.Option([], "--image", help="A picture; again for more."),
+    arrays: Path | None = typer.Option(None, help="An .npz with the model's inputs by name."),
+    save: Path | None = typer.Option(None, help="Write the outputs to this .npz."),
+    threads: int | None = typer.Option(None, min=1, help="Threads; all of the machine's if not given."),
+    json: bool = typer.Option(False, "--json", help="Print all outputs as JSON."),
+) -> None:
+    """Run a bundle. Nothing leaves the machine, and neither torch nor the network is needed.
+
+    \b
+    Examples:
+      openglm run small --text "A cat sat on the mat." --text "A kitten lay on the rug."
+      openglm run small.zip --arrays inputs.npz --save outputs.npz
+    """
+    import numpy as np
+
+    from openglm.errors import InputError
+    from openglm.runtimes.session import load
+
+    if bool(text) + bool(image) + (arrays is not None) != 1:
+        raise InputError("Nothing, or more than one kind of thing, was given to run on.", "Give --text, --image or --arrays.")
+    with load(bundle, threads=threads) as session:
+        if arrays is not None:
+            found = session.run(_read(arrays))
+        elif image:
+            found = session.run(image=[str(item) for item in image])
+        else:
+            found = session.run(text=text, text_pair=pair or None)
+        task = session.manifest.task
+    if save is not None:
+        _write(save, found)
+    if json:
+        print_json({name: array.tolist() for name, array in found.items()})
+        return
+    for name, array in found.items():
+        out.print(f"[bold]{name}[/] {array.dtype}{list(array.shape)}")
+        for index, row in enumerate(np.atleast_2d(array)):
+            label = f"{text[index]!r}: " if index < len(text) else ""
+            out.print(f"  {label}{_row(row)}", soft_wrap=True, markup=False)
+        if task == "embedding" and array.ndim == 2 and len(array) > 1:
+            _similarities(array, text)
+        if task.endswith("classification"):
+            for row in array:
+                out.print(f"  class {int(row.argmax())} with probability {_probability(row):.3f}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    from openglm.errors import InputError
+
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.", "Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path} is not a whole .npz of plain arrays.", "Write it with numpy.savez.") from error
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    import os
+
+    import numpy as np
+
+    from openglm.errors import OutputError
+
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **found)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written ({error.strerror}).", "Give a path you may write to.") from error
+
+
+def _row(row: np.ndarray) -> str:
+    flat = row.ravel()
+    values = ", ".join(f"{value:.4g}" for value in flat[:SHOWN])
+    return f"[{values}{', ...' if flat.size > SHOWN else ''}]"
+
+
+def _similarities(array: np.ndarray, text: list[str]) -> None:
+    import numpy as np
+
+    unit = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+    cosines = unit @ unit.T
+    out.print("[bold]similarity[/] (cosine)")
+    for one in range(len(array)):
+        for other in range(one + 1, len(array)):
+            names = f"{one + 1} and {other + 1}"
+            if len(text) == 2:
+                names = f"{text[0]!r} and {text[1]!r}"
+            out.print(f"  {cosines[one, other]:.4f}  {names}", soft_wrap=True, markup=False)
+
+
+def _probability(row: np.ndarray) -> float:
+    import numpy as np
+
+    powers = np.exp(row - row.max())
+    return float(powers.max() / powers.sum())
