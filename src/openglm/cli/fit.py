@@ -54,12 +54,13 @@ def fit(
     if json:
         print_json(verdict.to_json())
     else:
-        _show(verdict)
+        show(verdict)
     if not verdict.fits:
         raise typer.Exit(DOES_NOT_FIT)
 
 
-def _show(verdict: Verdict) -> None:
+def show(verdict: Verdict) -> None:
+    """Print a verdict for people."""
     from rich.markup import escape
     from rich.panel import Panel
     from rich.table import Table
