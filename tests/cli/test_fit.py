@@ -1,0 +1,103 @@
+"""`openglm fit`: what it prints, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from openglm import cli
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[batch, 64] x) => (float[batch, 64] y)'
+        " { h = MatMul(x, w)  y = Relu(h) }"
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w"))
+    path = tmp_path / "small.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["openglm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return int(left.value.code or 0)
+
+
+def test_it_fits(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "fit", model, "--device", "cortex-a53-2gb") == 0
+    text = capsys.readouterr().out
+    assert "small fits cortex-a53-2gb" in text
+    for word in ("latency", "memory", "size", "energy", "load", "predicted"):
+        assert word in text
+
+
+def test_it_does_not_fit(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", "--size-mb", "0.005") == 3
+    text = capsys.readouterr().out
+    assert "does not fit" in text
+    assert "✗" in text
+
+
+def test_json(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(
+        monkeypatch,
+        "fit",
+        model,
+        "-d",
+        "cortex-a53-2gb",
+        "--latency-ms",
+        "1e-6",
+        "--shape",
+        "batch=7",
+        "--json",
+    )
+    assert code == 3
+    record = json.loads(capsys.readouterr().out)
+    assert (record["model"], record["device"], record["fits"]) == ("small", "cortex-a53-2gb", False)
+    assert record["dims"] == {"batch": 7}
+    assert record["limits"][0]["budget"] == 1e-6
+    assert record["limits"][0]["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--latency-ms", "0"),
+        ("--memory-mb", "-5"),
+        ("--energy-mj", "nan"),
+        ("--shape", "batch"),
+        ("--shape", "rows=3"),
+        ("--threads", "0"),
+        ("--unit", "quantum"),
+        ("--unit", "npu"),
+    ],
+)
+def test_bad_input(
+    model: Path,
+    arguments: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", *arguments) == 2
+    told = capsys.readouterr()
+    assert not told.out
+    assert told.err.startswith("Error: ")
+
+
+def test_an_unknown_device(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "fit", model, "-d", "cortex-a53") == 2
+    assert "cortex-a53-2gb" in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""Verdicts: what fits, what does not and why, and that they are consistent with each other."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openglm.device.advice import MAX_SPEEDUP
+from openglm.device.fit import Budget, Verdict, fit
+from openglm.device.language import kv_bytes_per_token
+from openglm.device.profile import names
+from openglm.errors import InputError
+from openglm.model.model import Model
+
+A53 = "cortex-a53-2gb"
+SIDE = 512
+
+
+def float_graph(layers: int = 4) -> onnx.ModelProto:
+    """A stack of square products with activations between."""
+    body = "".join(
+        f"h{i} = MatMul({f'r{i - 1}' if i else 'x'}, w{i}) r{i} = Relu(h{i})\n" for i in range(layers)
+    )
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g (float[batch, {SIDE}] x)'
+        f" => (float[batch, {SIDE}] y) {{ {body} y = Identity(r{layers - 1}) }}"
+    )
+    weight = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(weight, f"w{i}") for i in range(layers))
+    return model
+
+
+def model_of(proto: onnx.ModelProto, task: str = "generic", **config: int) -> Model:
+    graph = ir.from_proto(proto)
+    return Model(name="stack", source="test", task=task, export=lambda: graph, config=dict(config))
+
+
+@pytest.fixture(scope="module")
+def stack() -> Model:
+    return model_of(float_graph())
+
+
+def verdict(model: Model, **limits: float) -> Verdict:
+    return fit(model, A53, Budget(**limits), dims={"batch": 128})
+
+
+def test_without_limits_it_fits_and_says_so(stack: Model) -> None:
+    found = verdict(stack)
+    assert found.fits
+    assert found.action == "deploy"
+    assert [limit.name for limit in found.limits] == ["latency", "memory", "size", "energy", "load"]
+    assert all(limit.ok and limit.predicted > 0 for limit in found.limits)
+    # Memory has a limit all the same: what the device leaves to one app.
+    assert found.limit("memory").budget == 600
+    assert found.limit("latency").budget is None
+    assert found.limit("size").predicted == pytest.approx(4 * SIDE * SIDE * 4 / 1e6, rel=0.01)
+    assert "uncalibrated roofline" in found.predicted_by
+
+
+def test_json_keys(stack: Model) -> None:
+    record = json.loads(json.dumps(verdict(stack, latency_ms=1).to_json(), allow_nan=False))
+    assert {"model", "device", "fits", "limits", "advice"} <= set(record)
+    assert {"name", "predicted", "budget", "ok", "unit", "bound"} == set(record["limits"][0])
+    assert "layers" not in record
+    layers = verdict(stack).to_json(layers=True)["layers"]
+    assert sum(layer["ms"] for layer in layers) == pytest.approx(verdict(stack).limit("latency").predicted)
+
+
+@given(st.floats(0.01, 1e4), st.floats(0.01, 1e4), st.sampled_from(sorted(Budget.model_fields)))
+@settings(max_examples=25, deadline=None)
+def test_a_smaller_budget_never_fits_more(one: float, other: float, name: str) -> None:
+    small, large = sorted((one, other))
+    model = STACK
+    if verdict(model, **{name: small}).fits:
+        assert verdict(model, **{name: large}).fits
+
+
+STACK = model_of(float_graph(2))
+
+
+def test_dynamic_int8_is_predicted_faster_and_smaller(stack: Model, tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    onnx.save(float_graph(), tmp_path / "f.onnx")
+    quantize_dynamic(tmp_path / "f.onnx", tmp_path / "q.onnx")
+    before, after = verdict(stack), verdict(model_of(onnx.load(tmp_path / "q.onnx")))
+    for name in ("latency", "memory", "size", "energy", "load"):
+        assert after.limit(name).predicted < before.limit(name).predicted, name
+
+
+def test_advice_names_what_would_do(stack: Model) -> None:
+    now = verdict(stack)
+    size, latency = now.limit("size").predicted, now.limit("latency").predicted
+    assert "int8 weights would do" in verdict(stack, size_mb=size * 0.3).advice
+    assert "4-bit weights would do" in verdict(stack, size_mb=size * 0.2).advice
+    smaller = verdict(stack, size_mb=size * 0.1)
+    assert smaller.action == "optimize"
+    assert "pruning" in smaller.advice
+    assert "which would do" in verdict(stack, latency_ms=latency / 1.1).advice
+    both = verdict(stack, latency_ms=latency / 5, size_mb=size * 0.3)
+    assert "5.0 times as fast" in both.advice
+    assert "30 %" in both.advice
+    assert not both.fits
+
+
+@pytest.mark.parametrize("limit", ["latency_ms", "energy_mj", "size_mb", "load_ms"])
+def test_what_no_technique_reaches_is_infeasible(stack: Model, limit: str) -> None:
+    now = verdict(stack).limit(limit.rpartition("_")[0]).predicted
+    found = verdict(stack, **{limit: now / (2 * MAX_SPEEDUP)})
+    assert found.action == "infeasible"
+    assert "No known technique" in found.advice
+
+
+def test_less_memory_than_the_engine_takes_is_infeasible(stack: Model) -> None:
+    found = verdict(stack, memory_mb=20)
+    assert found.action == "infeasible"
+    assert "Even with no weights" in found.advice
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "many"])
+@pytest.mark.parametrize("name", sorted(Budget.model_fields))
+def test_a_budget_is_above_zero(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=name):
+        Budget(**{name: value})  # type: ignore[arg-type]
+
+
+def test_more_threads_are_not_slower(stack: Model) -> None:
+    times = [
+        fit(stack, A53, dims={"batch": 128}, threads=threads).limit("latency").predicted
+        for threads in range(1, 7)
+    ]
+    assert times == sorted(times, reverse=True)
+    assert times[3] == times[5]  # it has four cores
+    with pytest.raises(InputError, match="threads"):
+        fit(stack, A53, threads=0)
+
+
+def test_units(stack: Model) -> None:
+    phone = "snapdragon-8-gen-3"
+    cpu, best = fit(stack, phone), fit(stack, phone, unit="best")
+    assert cpu.unit == "cpu"
+    assert {unit.kind for unit in cpu.units} == {"cpu", "gpu", "npu"}
+    assert best.limit("latency").predicted <= cpu.limit("latency").predicted
+    with pytest.raises(InputError, match="no npu"):
+        fit(stack, A53, unit="npu")
+    with pytest.raises(InputError, match="no unit"):
+        fit(stack, A53, unit="tpu")  # type: ignore[arg-type]
+
+
+def test_bad_dimension_device_and_model(stack: Model) -> None:
+    with pytest.raises(InputError, match="batch"):
+        fit(stack, A53, dims={"batches": 1})
+    with pytest.raises(InputError):
+        fit(stack, "cortex-a99")
+    with pytest.raises(InputError):
+        fit("/nowhere/model.onnx", A53)
+
+
+def test_every_profile_gives_finite_figures(stack: Model) -> None:
+    for name in set(names()) - {"host"}:
+        found = fit(stack, name)
+        assert all(math.isfinite(limit.predicted) and limit.predicted > 0 for limit in found.limits)
+        assert 0 < found.rate.sustained_per_s <= found.rate.burst_per_s
+
+
+def test_unknown_operators_and_shapes_are_named() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20, "x" : 1]> g (float[4] x) => (float[k] y)'
+        " { i = NonZero(x)  y = x.Mystery(i) }"
+    )
+    found = fit(model_of(proto), A53)
+    assert found.unknown_operators == ["x::Mystery"]
+    assert found.unknown_shapes == ["i", "y"]
+    assert "lower bound" in found.predicted_by
+
+
+def test_tokens_of_a_language_model() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (int64[batch, sequence] input_ids) => (float[batch, sequence, 1000] logits)
+        { h = Gather(table, input_ids)  r = MatMul(h, w)  logits = MatMul(r, head) }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"table": (1000, 256), "w": (256, 256), "head": (256, 1000)}.items():
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    config = {"num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 256}
+    assert kv_bytes_per_token(config) == 2 * 2 * 2 * 32 * 4
+    rate = fit(model_of(proto, "text-generation", **config), A53).tokens_per_s
+    assert rate is not None
+    assert rate.prefill_per_s > rate.decode_per_s > 0
+    assert rate.context == 128
+    assert fit(model_of(proto), A53).tokens_per_s is None

@@ -1,0 +1,99 @@
+"""Lifetimes against a brute-force reading of their definition, on random graphs."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+import onnx_ir as ir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from openglm.memory.lifetime import Lifetime, lifetimes, peak, peak_activation_bytes
+from openglm.model.shapes import resolve
+
+FLOAT = TensorProto.FLOAT
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> onnx.ModelProto:
+    """Graphs of Concat (a new, larger tensor), Relu (a new one) and Identity (a view)."""
+    inputs = [f"x{i}" for i in range(draw(st.integers(1, 3)))]
+    values, nodes = list(inputs), []
+    for step in range(draw(st.integers(1, 10))):
+        kind = draw(st.sampled_from(["Concat", "Relu", "Identity"]))
+        count = draw(st.integers(1, 3)) if kind == "Concat" else 1
+        sources = [draw(st.sampled_from(values)) for _ in range(count)]
+        attributes = {"axis": 0} if kind == "Concat" else {}
+        nodes.append(helper.make_node(kind, sources, [f"v{step}"], **attributes))
+        values.append(f"v{step}")
+    made = [value for value in values if value not in inputs]
+    outputs = draw(st.lists(st.sampled_from(made), min_size=1, unique=True))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, FLOAT, [draw(st.integers(1, 9))]) for name in inputs],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def brute_force(model: onnx.ModelProto, nbytes: dict[str, int]) -> int:
+    """At each step, every storage that was made and that something at or after the step still needs."""
+    nodes = list(model.graph.node)
+    alias = {value.name: value.name for value in model.graph.input}
+    for node in nodes:
+        alias[node.output[0]] = alias[node.input[0]] if node.op_type == "Identity" else node.output[0]
+    born = {value.name: 0 for value in model.graph.input} | {
+        node.output[0]: step for step, node in enumerate(nodes)
+    }
+    outputs = {alias[value.name] for value in model.graph.output}
+    most = 0
+    for step in range(len(nodes)):
+        touched = {alias[name] for node in nodes[step:] for name in (*node.input, *node.output)}
+        # Graph inputs arrive together, before the first step.
+        waiting = {value.name for value in model.graph.input} if step == 0 else set()
+        alive = {name for name in touched | outputs | waiting if born[name] <= step}
+        most = max(most, sum(nbytes[name] for name in alive))
+    return most
+
+
+@given(graphs())
+@settings(max_examples=150, deadline=None)
+def test_the_peak_is_that_of_the_definition(model: onnx.ModelProto) -> None:
+    shapes = resolve(ir.from_proto(model))
+    nbytes = {name: info.nbytes for name, info in shapes.by_name.items()}
+    assert peak_activation_bytes(shapes) == brute_force(model, nbytes)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 99))))
+def test_the_peak_of_intervals(spans: list[tuple[int, int, int]]) -> None:
+    tensors = [Lifetime(str(i), min(a, b), max(a, b), n) for i, (a, b, n) in enumerate(spans)]
+    assert peak(tensors) == max(
+        sum(t.nbytes for t in tensors if t.first <= step <= t.last) for step in range(10)
+    )
+
+
+def parse(text: str) -> ir.Model:
+    return ir.from_proto(onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20]>' + text))
+
+
+def test_a_branch_needs_its_memory_while_it_runs() -> None:
+    text = """g (bool c, float[10] x) => (float[10] y) {
+      y = If (c) <
+        then_branch = t () => (float[10] u) { u = Relu(x) },
+        else_branch = e () => (float[10] v) { w = Concat <axis = 0> (x, x, x)  h = Relu(w)
+                                               s = Constant <value_ints = [10, 10, 10]> ()
+                                               v, k, l = Split <axis = 0> (h, s) }>
+    }"""
+    found = lifetimes(resolve(parse(text)))
+    scratch = next(tensor for tensor in found if tensor.name not in ("c", "x", "y"))
+    assert scratch.nbytes == 240  # while Relu runs, w and h of 30 floats each; so do h and its parts
+    assert peak(found) == 1 + 40 + 40 + 240
+
+
+def test_constants_and_unknown_shapes_count_nothing() -> None:
+    model = parse(
+        "g (float[4] x) => (float[n] y) { c = Constant <value_floats = [1.0, 2.0]> ()  y = Foo(x, c) }"
+    )
+    assert peak_activation_bytes(resolve(model)) == 16
