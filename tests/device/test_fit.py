@@ -183,6 +183,27 @@ def test_unknown_operators_and_shapes_are_named() -> None:
     assert "lower bound" in found.predicted_by
 
 
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "(float[2] x) => (float[2] x) { }",
+        "(float[0, 4] x) => (float[0, 4] y) { y = Relu(x) }",
+        "(float x) => (float[k] y) { y = Relu(x) }",
+        "(string[3] x) => (float[k] y) { y = StringNormalizer(x) }",
+        "(float[3, 3] x) => (float[k, l] y) { y, m = Dropout(x)  z = Relu(m) }",
+        '(float[3, 3] x) => (float[k, l] y) { y = Einsum <equation = "ij,jk,kl->il"> (x, x) }',
+        "(float[3, 3] x, float[4, 4] w) => (float[k, l] y) { y = MatMul(x, w) }",
+        "(float[3] x, float[4] w) => (float[k] y) { y = Conv(x, w) }",
+        "(float[2, n] x) => (float[k, l] y) { s = SequenceConstruct(x)  y = ConcatFromSequence <axis = 0> (s) }",
+    ],
+)
+def test_odd_and_malformed_graphs_get_finite_figures(graph: str) -> None:
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {graph}')
+    found = fit(model_of(proto, "text-generation"), A53)
+    json.dumps(found.to_json(layers=True), allow_nan=False)
+    assert found.fits
+
+
 def test_tokens_of_a_language_model() -> None:
     proto = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 20]>

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnx.reference
 import onnx.shape_inference
 import onnx_ir as ir
 
@@ -15,6 +14,9 @@ from openglm.model import contrib
 
 SMALL = 1024
 """Elements up to which a constant's values are followed; shapes, axes and scales are far below it."""
+
+# What ONNX raises for a node that breaks the operator's rules.
+_REFUSALS = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError)
 
 
 class TensorInfo(NamedTuple):
@@ -113,7 +115,7 @@ class Inference:
             made = onnx.shape_inference.infer_node_outputs(
                 schema, _proto(node), types, data, opset_imports=imports
             )
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError):
+        except (*_REFUSALS, RuntimeError, ValueError, KeyError):
             return nothing
         return [_info(made.get(f"o{index}")) for index in range(len(node.outputs))]
 
@@ -135,6 +137,8 @@ class Inference:
         # An Expand of a constant can be large: its shape is enough.
         if any(self.of[output].elements > SMALL for output in node.outputs if output in self.of):
             return []
+        from onnx.reference import ReferenceEvaluator  # a tenth of a second, which static graphs need not pay
+
         proto = _proto(node)
         feeds = {f"i{i}": self.known[v] for i, v in enumerate(node.inputs) if v is not None}
         infos = [onnx.helper.make_empty_tensor_value_info(name) for name in feeds]
@@ -142,7 +146,7 @@ class Inference:
         graph = onnx.helper.make_graph([proto], "node", infos, outs)
         try:
             with np.errstate(all="ignore"):
-                evaluator = onnx.reference.ReferenceEvaluator(graph, opsets={"": self._opset(node)})
+                evaluator = ReferenceEvaluator(graph, opsets={"": self._opset(node)})
                 made = [np.asarray(array) for array in evaluator.run(None, feeds)]
         except Exception:  # the reference operators raise anything; the inferred shape stands
             return []

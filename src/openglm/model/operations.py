@@ -58,7 +58,7 @@ def multiply_accumulates(node: ir.Node, inputs: Infos, outputs: Infos) -> int:
         return 0
     try:
         return int(count(node, inputs, outputs[0]))
-    except (AttributeError, IndexError):  # a shape that it needs is unknown
+    except (AttributeError, IndexError, KeyError, ValueError):  # what it needs is unknown or malformed
         return 0
 
 
