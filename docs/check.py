@@ -5,7 +5,7 @@ in order in one folder of their own, in which `demo-bundle` is the bundle that `
 Numbers may differ from run to run and spacing with them: both are left out of the comparison, and a
 line of "..." stands for any lines. A block fenced as ```console measured prints what depends on the
 machine's speed: of its commands the exit code alone must be right. A command that ends in
-"# exits N" has to exit with N.
+"# exits N" has to exit with N. Blocks fenced as ```python are run too, each as a script of its own.
 
     python docs/check.py            fails where a page has drifted
     python docs/check.py --update   writes what the commands print now into the pages
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```console( measured)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console measured|console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -72,7 +72,12 @@ def check(page: Path, folder: Path, update: bool) -> list[str]:
     drifted: list[str] = []
 
     def redo(match: re.Match[str]) -> str:
-        measured, lines = bool(match[1]), []
+        if match[1] == "python":
+            print(f"  python: {match[2].splitlines()[0]} ...", flush=True)
+            (folder / "example.py").write_text(match[2], encoding="utf-8")
+            run(f"{sys.executable} example.py", folder)
+            return match[0]
+        measured, lines = match[1] != "console", []
         for command, shown in pairs(match[2]):
             print(f"  $ {command}", flush=True)
             printed = run(command, folder)
@@ -80,7 +85,7 @@ def check(page: Path, folder: Path, update: bool) -> list[str]:
                 drifted.append(f"{page.relative_to(ROOT)}: $ {command}\n--- shown\n{shown}--- printed\n{printed}")
             keeps = "...\n" in shown and same(shown, printed)
             lines.append(f"$ {command}\n{shown if keeps else printed}")
-        return f"```console{match[1] or ''}\n{''.join(lines)}```"
+        return f"```{match[1]}\n{''.join(lines)}```"
 
     text = page.read_text(encoding="utf-8")
     renewed = BLOCK.sub(redo, text)
