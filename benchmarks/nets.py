@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, act: bool = True) -> nn.Sequential:
+def _conv(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, act: bool = True
+) -> nn.Sequential:
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -32,7 +34,15 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 at width 1.0 (Sandler et al. 2018, table 2): 300 M multiply-adds at 224 x 224."""
 
-    BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    BLOCKS = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()

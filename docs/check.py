@@ -38,7 +38,13 @@ def run(command: str, folder: Path) -> str:
     text, _, comment = command.partition("# exits ")
     wanted = int(comment or 0)
     done = subprocess.run(
-        text, shell=True, cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        text,
+        shell=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     if done.returncode != wanted:
         sys.exit(f"`{text.strip()}` exits {done.returncode} where the page says {wanted}:\n{done.stdout}")
@@ -82,7 +88,9 @@ def check(page: Path, folder: Path, update: bool) -> list[str]:
             print(f"  $ {command}", flush=True)
             printed = run(command, folder)
             if not measured and not update and not same(shown, printed):
-                drifted.append(f"{page.relative_to(ROOT)}: $ {command}\n--- shown\n{shown}--- printed\n{printed}")
+                drifted.append(
+                    f"{page.relative_to(ROOT)}: $ {command}\n--- shown\n{shown}--- printed\n{printed}"
+                )
             keeps = "...\n" in shown and same(shown, printed)
             lines.append(f"$ {command}\n{shown if keeps else printed}")
         return f"```{match[1]}\n{''.join(lines)}```"
@@ -108,7 +116,10 @@ def main() -> None:
     if subprocess.run(generated).returncode:
         drifted.append("docs/devices.md: its generated parts")
     if drifted:
-        sys.exit("\n".join(drifted) + f"\n{len(drifted)} commands print other things. `make docs` renews the pages.")
+        sys.exit(
+            "\n".join(drifted)
+            + f"\n{len(drifted)} commands print other things. `make docs` renews the pages."
+        )
     print("The pages show what the commands print.")
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from openglm.model.tensor import TensorSpec
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 FILE = "openglm.json"
 
 

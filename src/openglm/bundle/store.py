@@ -53,7 +53,9 @@ def read_manifest(folder: Path) -> Manifest:
             "Copy the bundle again, or make it again.",
         ) from error
     except (ValueError, OSError) as error:
-        raise VerificationError(f"The manifest of {folder} cannot be read.", "Copy the bundle again.") from error
+        raise VerificationError(
+            f"The manifest of {folder} cannot be read.", "Copy the bundle again."
+        ) from error
     named = [name for segment in manifest.program.segments for name in segment.models.values()]
     named += [manifest.probes] if manifest.probes else []
     named += list((manifest.processor or {}).get("files", []))
@@ -84,7 +86,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise VerificationError(f"The bundle {folder} lacks its file {name}.", "Copy the bundle again.")
         if path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
             raise VerificationError(
-                f"The file {name} of {folder} is not the one the bundle was made with.", "Copy the bundle again."
+                f"The file {name} of {folder} is not the one the bundle was made with.",
+                "Copy the bundle again.",
             )
 
 
@@ -122,7 +125,9 @@ def _unpack(path: Path, folder: Path) -> None:
                 _check_inside(folder, entry.filename)
             archive.extractall(folder)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path} is neither a bundle's folder nor a whole zip of one.", "Check the path.") from error
+        raise InputError(
+            f"{path} is neither a bundle's folder nor a whole zip of one.", "Check the path."
+        ) from error
 
 
 @contextmanager
@@ -135,7 +140,9 @@ def writing(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100  # resolve() would follow a link away
     if target.exists() and not is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise OutputError(f"{target} exists and is not a bundle.", "Give another output folder, or remove it.")
+        raise OutputError(
+            f"{target} exists and is not a bundle.", "Give another output folder, or remove it."
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -43,7 +43,9 @@ for group in (devices, models, fit, optimize, run, measure):
 @app.callback(invoke_without_command=True)
 def options(
     version: bool = typer.Option(False, "--version", help="Print the version and leave."),
-    debug: bool = typer.Option(False, "--debug", help="On an error show the traceback; works after a command too."),
+    debug: bool = typer.Option(
+        False, "--debug", help="On an error show the traceback; works after a command too."
+    ),
 ) -> None:
     if version:
         from importlib.metadata import version as installed

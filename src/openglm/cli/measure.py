@@ -36,7 +36,11 @@ def verify(
     if json:
         print_json({"bundle": str(bundle), "ok": True, "files": len(manifest.files), "difference": worst})
         return
-    exactly = "exactly the recorded outputs" if worst == 0 else f"the recorded outputs to {worst:.2g} of their range"
+    exactly = (
+        "exactly the recorded outputs"
+        if worst == 0
+        else f"the recorded outputs to {worst:.2g} of their range"
+    )
     out.print(f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {exactly}.")
 
 
@@ -73,9 +77,17 @@ def compare(
     for column in ("", escape(one), escape(other), "B / A"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     a, b = found.a, found.b
-    table.add_row("size", f"{a.size_bytes / 1e6:.2f} MB", f"{b.size_bytes / 1e6:.2f} MB", f"{b.size_bytes / a.size_bytes:.2f}")
     table.add_row(
-        "latency, median", f"{a.timing.median_ms:.2f} ms", f"{b.timing.median_ms:.2f} ms", f"{1 / found.speedup:.2f}"
+        "size",
+        f"{a.size_bytes / 1e6:.2f} MB",
+        f"{b.size_bytes / 1e6:.2f} MB",
+        f"{b.size_bytes / a.size_bytes:.2f}",
+    )
+    table.add_row(
+        "latency, median",
+        f"{a.timing.median_ms:.2f} ms",
+        f"{b.timing.median_ms:.2f} ms",
+        f"{1 / found.speedup:.2f}",
     )
     table.add_row(
         "latency, p10 - p90",
@@ -91,9 +103,18 @@ def compare(
     out.print(table)
     sizes = ", ".join(f"{name} {size}" for name, size in found.shape.items()) or "fixed shapes"
     noun = "thread" if threads == 1 else "threads"
-    out.print(f"\nB is {found.speedup:.2f}x as fast as A (the median of {a.timing.rounds} interleaved rounds).")
-    out.print(f"Fidelity of B to A: {found.fidelity:.4f} over {found.samples} inputs ({escape(found.data)}).", soft_wrap=True)
-    out.print(f"Measured on {found.host.processor}, {found.host.engine}, {threads} {noun}, {sizes}.", style="dim", soft_wrap=True)
+    out.print(
+        f"\nB is {found.speedup:.2f}x as fast as A (the median of {a.timing.rounds} interleaved rounds)."
+    )
+    out.print(
+        f"Fidelity of B to A: {found.fidelity:.4f} over {found.samples} inputs ({escape(found.data)}).",
+        soft_wrap=True,
+    )
+    out.print(
+        f"Measured on {found.host.processor}, {found.host.engine}, {threads} {noun}, {sizes}.",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 def explain(
@@ -118,7 +139,9 @@ def _explain(manifest: Manifest) -> None:
     before, after = manifest.before, manifest.after
     faster = before.timing.median_ms / after.timing.median_ms
     device = escape(str(manifest.device["name"]))
-    out.print(f"[bold]{escape(manifest.name)}[/] for {device}, made {manifest.created} by openglm {manifest.openglm}")
+    out.print(
+        f"[bold]{escape(manifest.name)}[/] for {device}, made {manifest.created} by openglm {manifest.openglm}"
+    )
     out.print(f"  {escape(manifest.command)}\n", style="dim", soft_wrap=True)
     for when, verdict in (("before", manifest.verdict_before), ("after", manifest.verdict_after)):
         mark = "[green]fits[/]" if verdict["fits"] else "[red]does not fit[/]"
@@ -127,17 +150,25 @@ def _explain(manifest: Manifest) -> None:
     threads = f"{host.threads} thread{'s' if host.threads > 1 else ''}"
     out.print(f"\nMeasured on {escape(host.processor)}, {escape(host.engine)}, {threads}:")
     out.print(f"  size      {before.size_bytes / 1e6:.1f} MB -> {after.size_bytes / 1e6:.1f} MB")
-    out.print(f"  latency   {before.timing.median_ms:.2f} ms -> {after.timing.median_ms:.2f} ms ({faster:.2f}x)")
+    out.print(
+        f"  latency   {before.timing.median_ms:.2f} ms -> {after.timing.median_ms:.2f} ms ({faster:.2f}x)"
+    )
     if before.peak_memory_mb and after.peak_memory_mb:
         out.print(f"  memory    {before.peak_memory_mb:.1f} MB -> {after.peak_memory_mb:.1f} MB")
-    out.print(f"  {after.quality.metric:9} {before.quality.value:.4f} -> {after.quality.value:.4f}, {after.quality.samples} samples")
+    out.print(
+        f"  {after.quality.metric:9} {before.quality.value:.4f} -> {after.quality.value:.4f}, {after.quality.samples} samples"
+    )
     out.print(f"  data      {escape(manifest.calibration)}\n", soft_wrap=True)
-    table = Table(title="What was tried", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(
+        title="What was tried", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False
+    )
     for column in ("outcome", "recipe", "why"):
         table.add_column(column, overflow="fold")
     colours = {"chosen": "bold green", "accepted": "green", "refused": "red", "failed": "red"}
     for item in manifest.candidates:
-        table.add_row(f"[{colours.get(item.outcome, 'dim')}]{item.outcome}[/]", escape(item.code), escape(item.reason))
+        table.add_row(
+            f"[{colours.get(item.outcome, 'dim')}]{item.outcome}[/]", escape(item.code), escape(item.reason)
+        )
     out.print(table)
     costly = [layer for layer in manifest.layers if layer["phase"] == "after"][:5]
     if costly:

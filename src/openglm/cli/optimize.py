@@ -28,22 +28,34 @@ def optimize(
     device: str = typer.Option(
         ..., "--device", "-d", help="Device name (openglm devices), host, or a .toml file."
     ),
-    output: Path = typer.Option(..., "--output", "-o", help="The bundle: a folder, or a .zip. An earlier bundle is replaced."),
-    data: Path | None = typer.Option(None, help="Your data: .tsv, .csv, .jsonl, .parquet, .npz, or a folder of images."),
+    output: Path = typer.Option(
+        ..., "--output", "-o", help="The bundle: a folder, or a .zip. An earlier bundle is replaced."
+    ),
+    data: Path | None = typer.Option(
+        None, help="Your data: .tsv, .csv, .jsonl, .parquet, .npz, or a folder of images."
+    ),
     metric: str | None = typer.Option(
         None, help="fidelity (the default, no labels needed), accuracy, spearman, or your module:function."
     ),
     max_drop: float = typer.Option(0.01, help="How much of the metric may be lost."),
-    latency_ms: float | None = typer.Option(None, help="Most milliseconds an inference may take on the device."),
+    latency_ms: float | None = typer.Option(
+        None, help="Most milliseconds an inference may take on the device."
+    ),
     memory_mb: float | None = typer.Option(
         None, help="Most memory on the device; what it leaves an app if not given."
     ),
     size_mb: float | None = typer.Option(None, help="Largest file."),
-    energy_mj: float | None = typer.Option(None, help="Most millijoules an inference may take on the device."),
-    load_ms: float | None = typer.Option(None, help="Most milliseconds until the model is ready on the device."),
+    energy_mj: float | None = typer.Option(
+        None, help="Most millijoules an inference may take on the device."
+    ),
+    load_ms: float | None = typer.Option(
+        None, help="Most milliseconds until the model is ready on the device."
+    ),
     time: str = typer.Option("10m", help="No new recipe is started after this time: 90s, 10m, 1h."),
     shape: str = typer.Option("", help="Sizes of symbolic dimensions to measure at: batch=1,sequence=128."),
-    threads: int | None = typer.Option(None, min=1, help="Threads to measure with; the device's cores if not given."),
+    threads: int | None = typer.Option(
+        None, min=1, help="Threads to measure with; the device's cores if not given."
+    ),
     samples: int = typer.Option(256, min=1, help="Samples that judge; a quarter as many calibrate."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
@@ -125,7 +137,12 @@ class _Display:
 
         self._quiet = quiet
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True, disable=quiet
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=err,
+            transient=True,
+            disable=quiet,
         )
         self._task = self._bar.add_task("loading the model", total=None)
 
@@ -189,13 +206,22 @@ def _tell(result: Result, output: Path) -> None:
     show(result.verdict_after)
     out.print()
     threads = f"{result.bench.threads} thread{'s' if result.bench.threads > 1 else ''}"
-    table = Table(title=f"Measured on this machine, ONNX Runtime, {threads}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"Measured on this machine, ONNX Runtime, {threads}",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row("size", f"{(original.size_bytes or 0) / 1e6:.1f} MB", f"{(best.size_bytes or 0) / 1e6:.1f} MB")
+    table.add_row(
+        "size", f"{(original.size_bytes or 0) / 1e6:.1f} MB", f"{(best.size_bytes or 0) / 1e6:.1f} MB"
+    )
     if best.timing and best.original:
         faster = f"({best.speedup:.2f}x)" if best.speedup else ""
-        table.add_row("latency", f"{best.original.median_ms:.2f} ms", f"{best.timing.median_ms:.2f} ms {faster}")
+        table.add_row(
+            "latency", f"{best.original.median_ms:.2f} ms", f"{best.timing.median_ms:.2f} ms {faster}"
+        )
     if best.quality and original.quality:
         table.add_row(best.quality.metric, f"{original.quality.value:.4f}", f"{best.quality.value:.4f}")
     out.print(table)

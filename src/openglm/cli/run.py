@@ -44,7 +44,10 @@ def run(
     from openglm.runtimes.session import load
 
     if bool(text) + bool(image) + (arrays is not None) != 1:
-        raise InputError("Nothing, or more than one kind of thing, was given to run on.", "Give --text, --image or --arrays.")
+        raise InputError(
+            "Nothing, or more than one kind of thing, was given to run on.",
+            "Give --text, --image or --arrays.",
+        )
     with load(bundle, threads=threads) as session:
         if arrays is not None:
             found = session.run(_read(arrays))
@@ -83,7 +86,9 @@ def _read(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} is not a whole .npz of plain arrays.", "Write it with numpy.savez.") from error
+        raise InputError(
+            f"{path} is not a whole .npz of plain arrays.", "Write it with numpy.savez."
+        ) from error
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
@@ -100,7 +105,9 @@ def _write(path: Path, found: dict[str, Any]) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({error.strerror}).", "Give a path you may write to.") from error
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}).", "Give a path you may write to."
+        ) from error
 
 
 def _row(row: np.ndarray) -> str:

@@ -45,9 +45,7 @@ class AutoModel:
 
         if Path(text).exists():
             raise InputError(f"The format of {text} is not supported.", f"Supported are: {SUPPORTED}.")
-        raise InputError(
-            f"There is no model '{text}'.", f"{nearest(text, ZOO)} A model is {SUPPORTED}."
-        )
+        raise InputError(f"There is no model '{text}'.", f"{nearest(text, ZOO)} A model is {SUPPORTED}.")
 
     @staticmethod
     def wrap(

@@ -49,15 +49,26 @@ def refuse_pickles(path: Path) -> None:
     again = "Save it again with torch.export.save from PyTorch 2.9 or newer."
     try:
         with zipfile.ZipFile(path) as archive:
-            configs = [name for name in archive.namelist() if name.endswith(("weights_config.json", "constants_config.json"))]
-            payloads = [item for name in configs for item in json.loads(archive.read(name))["config"].values()]
+            configs = [
+                name
+                for name in archive.namelist()
+                if name.endswith(("weights_config.json", "constants_config.json"))
+            ]
+            payloads = [
+                item for name in configs for item in json.loads(archive.read(name))["config"].values()
+            ]
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} is not a whole .pt2 file.", again) from error
-    legacy = [name for name in names if Path(name).parent.name in ("weights", "constants") and name.endswith(".pt")]
+    legacy = [
+        name for name in names if Path(name).parent.name in ("weights", "constants") and name.endswith(".pt")
+    ]
     if not any(name.endswith("weights_config.json") for name in configs) or legacy:
         raise InputError(f"{path} is in an older .pt2 format, which holds pickles.", again)
-    if any(item.get("use_pickle") or "custom_obj" in item["path_name"] or "opaque" in item["path_name"] for item in payloads):
+    if any(
+        item.get("use_pickle") or "custom_obj" in item["path_name"] or "opaque" in item["path_name"]
+        for item in payloads
+    ):
         raise InputError(
             f"{path} holds pickled objects, which could run code and are never loaded.",
             "Export the model without custom objects, with plain tensors as weights.",

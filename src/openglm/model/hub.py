@@ -10,7 +10,7 @@ from openglm.model.model import Model
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Weights as safetensors only: the other format is a pickle.
-_WANTED = ("*.json", "*.txt", "*.safetensors", "*.model")
+_WANTED = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 
 def matches(source: str) -> bool:
@@ -35,7 +35,7 @@ def folder_of(hub_id: str, fetch: bool = True) -> str:
     except ImportError as error:
         raise MissingExtraError("huggingface_hub, which fetches models by hub id,", "transformers") from error
     try:
-        return snapshot_download(hub_id, allow_patterns=_WANTED, local_files_only=True)
+        return str(snapshot_download(hub_id, allow_patterns=_WANTED, local_files_only=True))
     except Exception as error:  # not cached, or half cached
         missing = error
     if not fetch or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -44,7 +44,7 @@ def folder_of(hub_id: str, fetch: bool = True) -> str:
             "Unset HF_HUB_OFFLINE to fetch it, or give a local folder.",
         ) from missing
     try:
-        return snapshot_download(hub_id, allow_patterns=_WANTED)
+        return str(snapshot_download(hub_id, allow_patterns=_WANTED))
     except Exception as error:  # requests, httpx and the hub's own kinds
         raise InputError(
             f"'{hub_id}' cannot be fetched from the hub ({type(error).__name__}).",

@@ -93,7 +93,8 @@ def export(
     batched = _two_rows(torch, example) if dynamic_shapes is None else dict(example)
     batch = torch.export.Dim("batch", min=1)
     shapes = dynamic_shapes or {
-        key: {0: batch} if isinstance(value, torch.Tensor) and value.dim() else None for key, value in batched.items()
+        key: {0: batch} if isinstance(value, torch.Tensor) and value.dim() else None
+        for key, value in batched.items()
     }
     attempts = [(batched, shapes)] + ([(dict(example), None)] if dynamic_shapes is None else [])
     failure: Exception | None = None
@@ -141,7 +142,9 @@ def strip(graph: ir.Model) -> None:
 def _two_rows(torch: Any, example: Mapping[str, Any]) -> dict[str, Any]:
     # torch.export takes a dimension of size 1 as fixed, so a batch of one is doubled.
     return {
-        key: torch.cat([value, value]) if isinstance(value, torch.Tensor) and value.dim() and len(value) == 1 else value
+        key: torch.cat([value, value])
+        if isinstance(value, torch.Tensor) and value.dim() and len(value) == 1
+        else value
         for key, value in example.items()
     }
 
@@ -170,7 +173,9 @@ def _compare(torch: Any, graph: ir.Model, inputs: Mapping[str, Any], expected: A
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's own remarks (missing torchvision, renamed dimensions) off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "transformers")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "transformers")
+    ]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -93,10 +93,15 @@ def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
     for value in values:
         if value.dtype is None:
             raise InputError(
-                f"The graph's '{value.name}' is not a tensor with a type.", "Only tensors in and out are supported."
+                f"The graph's '{value.name}' is not a tensor with a type.",
+                "Only tensors in and out are supported.",
             )
         dims = tuple(
-            dim if isinstance(dim, int) else str(dim.value) if dim.value is not None else f"{value.name}_{axis}"
+            dim
+            if isinstance(dim, int)
+            else str(dim.value)
+            if dim.value is not None
+            else f"{value.name}_{axis}"
             for axis, dim in enumerate(value.shape or ())
         )
         described.append(TensorSpec(name=value.name or "", dtype=value.dtype.numpy().name, shape=dims))

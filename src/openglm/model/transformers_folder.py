@@ -44,7 +44,8 @@ def load(source: str) -> Model:
     if not list(folder.glob("*.safetensors")):
         pickles = [file.name for file in folder.glob("*.bin")]
         raise InputError(
-            f"{folder} has no weights in safetensors" + (f", only {pickles[0]}, a pickle." if pickles else "."),
+            f"{folder} has no weights in safetensors"
+            + (f", only {pickles[0]}, a pickle." if pickles else "."),
             "Save the model with save_pretrained, which writes safetensors.",
         )
     architecture = (config.get("architectures") or ["AutoModel"])[0]
@@ -84,9 +85,15 @@ def _pooling(folder: Path) -> dict[str, Any] | None:
             "Supported stages are Transformer, Pooling and Normalize.",
         )
     pooling = _read_json(folder / stages[kinds.index("Pooling")]["path"] / "config.json")
-    modes = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key, on in pooling.items()
+        if key.startswith("pooling_mode_") and on
+    ]
     if modes not in (["mean_tokens"], ["cls_token"]):
-        raise InputError(f"{folder} pools by {' and '.join(modes)}.", "Supported are mean_tokens and cls_token.")
+        raise InputError(
+            f"{folder} pools by {' and '.join(modes)}.", "Supported are mean_tokens and cls_token."
+        )
     return {"mode": modes[0], "normalize": "Normalize" in kinds}
 
 
@@ -101,7 +108,9 @@ def _processor(folder: Path, task: str, config: Mapping[str, Any]) -> Any:
 
     # RoBERTa's positions start after the padding id, which takes two from its table.
     positions = config.get("max_position_embeddings")
-    limit = positions - 2 if positions and config.get("model_type") in ("roberta", "xlm-roberta") else positions
+    limit = (
+        positions - 2 if positions and config.get("model_type") in ("roberta", "xlm-roberta") else positions
+    )
     return TextProcessor.from_folder(folder, _text_inputs(config, task), limit)
 
 
@@ -162,18 +171,23 @@ def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
             f"transformers {transformers.__version__} does not know the architecture '{architecture}'.",
             "Code that comes with a model is never run; use a model of a known architecture.",
         )
-    progress = transformers.utils.logging
+    progress: Any = transformers.utils.logging
     was_shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()
     try:
         with quiet():
             # Plain attention exports to few operators, which every engine fuses; the other forms do not.
             module = maker.from_pretrained(
-                folder, attn_implementation="eager", dtype=torch.float32, use_safetensors=True, local_files_only=True
+                folder,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
             ).eval()
     except Exception as error:  # transformers raises many kinds for a folder that is not whole
         raise InputError(
-            f"transformers cannot load {folder} ({str(error).splitlines()[0][:200]}).", "Check or copy the folder again."
+            f"transformers cannot load {folder} ({str(error).splitlines()[0][:200]}).",
+            "Check or copy the folder again.",
         ) from error
     finally:
         if was_shown:
@@ -186,7 +200,9 @@ def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
     return _export_text(torch, module, task, pooling, folder)
 
 
-def _export_text(torch: Any, module: Any, task: str, pooling: dict[str, Any] | None, folder: Path) -> ir.Model:
+def _export_text(
+    torch: Any, module: Any, task: str, pooling: dict[str, Any] | None, folder: Path
+) -> ir.Model:
     from openglm.model.module import export
 
     config = module.config.to_dict()
@@ -206,7 +222,7 @@ def _export_text(torch: Any, module: Any, task: str, pooling: dict[str, Any] | N
 
 
 def _picked(torch: Any, module: Any, field: str) -> Any:
-    class Picked(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Picked(torch.nn.Module):  # type: ignore[misc]
         """The module with one tensor as its output, as a graph has it."""
 
         def __init__(self) -> None:
@@ -220,7 +236,7 @@ def _picked(torch: Any, module: Any, field: str) -> Any:
 
 
 def _encoder(torch: Any, module: Any, pooling: dict[str, Any] | None, field: str, task: str) -> Any:
-    class Encoder(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Encoder(torch.nn.Module):  # type: ignore[misc]
         """Tokens in, one tensor out: pooled where the folder says so.
 
         An encoder's attention mask is made additive here, where it takes two operators; made

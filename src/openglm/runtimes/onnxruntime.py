@@ -31,7 +31,9 @@ class Runner:
         # Threads that spin between runs would slow whatever is measured or run beside this model.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # the engine's own kinds share no base
             raise InputError(
                 f"ONNX Runtime cannot load {path.name}: {_reason(error)}.",

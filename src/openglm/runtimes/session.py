@@ -60,7 +60,9 @@ class Session:
         if self._processor is None:
             if self.manifest.processor is None:
                 takes = ", ".join(map(str, self.manifest.inputs))
-                raise InputError(f"The bundle {self.manifest.name} takes arrays only: {takes}.", "Give those by name.")
+                raise InputError(
+                    f"The bundle {self.manifest.name} takes arrays only: {takes}.", "Give those by name."
+                )
             settings = {key: value for key, value in self.manifest.processor.items() if key != "files"}
             self._processor = from_settings(settings, self._folder)
         return self._processor
@@ -96,8 +98,14 @@ class Session:
             content = {name: file[name] for name in file.files}
         worst = 0.0
         for index in range(len({name.split("/")[0] for name in content})):
-            part = {name.split("/", 1)[1]: array for name, array in content.items() if name.startswith(f"{index}/")}
-            inputs = {name.removeprefix("in."): array for name, array in part.items() if name.startswith("in.")}
+            part = {
+                name.split("/", 1)[1]: array
+                for name, array in content.items()
+                if name.startswith(f"{index}/")
+            }
+            inputs = {
+                name.removeprefix("in."): array for name, array in part.items() if name.startswith("in.")
+            }
             found = self.run(inputs)
             for name, array in part.items():
                 if name.startswith("out."):
@@ -124,7 +132,7 @@ class Session:
 
 def probes(runner: Runner, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays for a bundle's probes file: for each batch i, "i/in.NAME" and "i/out.NAME"."""
-    content = {}
+    content: dict[str, np.ndarray] = {}
     for index, batch in enumerate(batches):
         content |= {f"{index}/in.{name}": array for name, array in batch.items()}
         content |= {f"{index}/out.{name}": array for name, array in runner.run(batch).items()}

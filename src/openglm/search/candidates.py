@@ -19,7 +19,7 @@ NEGLIGIBLE = 0.05
 
 
 def recipes(statistics: Statistics) -> list[Recipe]:
-    """Recipes for a model by where its multiply-accumulates are: in convolutions, in linear layers, or both."""
+    """Recipes for a model by where its work is: in convolutions, in linear layers, or in both."""
     total = max(statistics.macs, 1)
     convolutions = sum(item.macs for item in statistics.operators if "Conv" in item.op_type) / total
     schemes: list[PassConfig] = []

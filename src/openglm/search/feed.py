@@ -44,8 +44,8 @@ class Feed:
         elif model.processor is not None and model.processor.kind == "text":
             dataset = calibration_text()
             self.description = (
-                "no data was given: English sentences from Python's own manual calibrate (even ones) and judge "
-                "(odd ones), without labels"
+                "no data was given: English sentences from Python's own manual calibrate (even ones) and "
+                "judge (odd ones), without labels"
             )
         else:
             dataset = noise(model.inputs, 2 * max(calibration_samples, evaluation_samples), SEED, self._dims)
@@ -101,8 +101,9 @@ class Feed:
         for spec in self._model.inputs:
             array = self._first[spec.name]
             for axis, size in enumerate(spec.shape):
-                want = size if isinstance(size, int) else self._dims.get(size, array.shape[axis])
-                array = np.take(array, np.arange(want), axis=axis, mode="wrap")
+                have = array.shape[axis]
+                want = size if isinstance(size, int) else self._dims.get(size, have)
+                array = array.take(np.arange(want) % have, axis=axis)
             shaped[spec.name] = np.ascontiguousarray(array)
         return shaped
 
@@ -124,13 +125,12 @@ class Feed:
             labels.append(sample.label)
             tick()
         stacked = {
-            name: np.stack(rows) if len({row.shape for row in rows}) == 1 else rows for name, rows in found.items()
+            name: np.stack(rows) if len({row.shape for row in rows}) == 1 else rows
+            for name, rows in found.items()
         }
         return stacked, labels
 
-    def evaluation(
-        self, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]
-    ) -> Evaluation:
+    def evaluation(self, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]) -> Evaluation:
         """What a metric judges."""
         return Evaluation(
             outputs=outputs,
@@ -140,4 +140,3 @@ class Feed:
             pairs=self._pairs,
             classes=self._classes,
         )
-

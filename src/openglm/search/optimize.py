@@ -130,11 +130,15 @@ def optimize(
     is best so far is returned. Raises `InputError` for input that cannot be used.
     """
     if not 0 <= max_drop < float("inf"):
-        raise InputError(f"A loss of at most {max_drop:g} makes no sense.", "Give --max-drop from 0 on, such as 0.01.")
+        raise InputError(
+            f"A loss of at most {max_drop:g} makes no sense.", "Give --max-drop from 0 on, such as 0.01."
+        )
     if not time_limit_s > 0:
         raise InputError(f"A time limit of {time_limit_s:g} seconds leaves no time.", "Give a longer --time.")
     if calibration_samples < 1 or evaluation_samples < 1:
-        raise InputError("At least one sample is needed to calibrate and to judge.", "Give --samples from 1 on.")
+        raise InputError(
+            "At least one sample is needed to calibrate and to judge.", "Give --samples from 1 on."
+        )
     started = time.monotonic()
     device = profile.load(device if isinstance(device, Device) else str(device))
     budget = budget or Budget()
@@ -151,12 +155,22 @@ def optimize(
         evaluation_samples=evaluation_samples,
     )
     if chosen_metric.needs_labels and not feed.labelled:
-        raise InputError(f"The metric {chosen_metric.name} needs labels, and the data has none.", "Use fidelity.")
+        raise InputError(
+            f"The metric {chosen_metric.name} needs labels, and the data has none.", "Use fidelity."
+        )
     cores = host("", 1).cores
     home = tempfile.TemporaryDirectory(prefix="openglm-")
     try:
         bench = _bench(
-            model, feed, chosen_metric, max_drop, device, budget, verdict, threads or min(device.cpu.cores, cores), home
+            model,
+            feed,
+            chosen_metric,
+            max_drop,
+            device,
+            budget,
+            verdict,
+            threads or min(device.cpu.cores, cores),
+            home,
         )
         result = _search(bench, verdict, home, started + time_limit_s, progress)
     except OSError as error:
@@ -256,7 +270,9 @@ def _violation(trial: Trial) -> float:
     """By what factor the worst limit is missed."""
     if trial.verdict is None:
         return float("inf")
-    return max((limit.predicted / limit.budget for limit in trial.verdict.limits if limit.budget), default=1.0)
+    return max(
+        (limit.predicted / limit.budget for limit in trial.verdict.limits if limit.budget), default=1.0
+    )
 
 
 def _costs(trial: Trial, bench: Bench) -> tuple[float, float, float]:

@@ -116,4 +116,3 @@ def _measured(bench: Bench, path: Path, times: Any, quality: Any) -> Figures:
 def _layers(phase: str, verdict: Verdict) -> list[dict[str, Any]]:
     costly = sorted(verdict.layers, key=lambda layer: -layer.ms)[:LAYERS]
     return [{"phase": phase, **layer.model_dump(mode="json")} for layer in costly]
-

@@ -107,18 +107,22 @@ def attempt(recipe: Recipe, bench: Bench, tick: Callable[[str, float], None]) ->
         )
         return Trial(candidate, recipe, path, verdict)
 
-    graph, notes, changed = bench.model.graph, [], False
+    graph, changed = bench.model.graph, False
+    notes: list[str] = []
     samples = len(bench.labels)
     try:
         context = Context(
-            calibration=bench.feed.calibration, progress=lambda seen: tick("calibrating", 0.3 * min(1, seen / samples))
+            calibration=bench.feed.calibration,
+            progress=lambda seen: tick("calibrating", 0.3 * min(1, seen / samples)),
         )
         for step in recipe:
             applied = step.apply(graph, context)
             graph, changed = applied.graph, applied.changed
             notes += applied.notes
         if not changed:
-            return outcome("refused", f"{recipe[-1].scheme} finds nothing to change in this model.", notes=tuple(notes))
+            return outcome(
+                "refused", f"{recipe[-1].scheme} finds nothing to change in this model.", notes=tuple(notes)
+            )
         path = bench.folder / f"{len(list(bench.folder.iterdir()))}.onnx"
         onnx_file.write(graph, path)
         runner = Runner(path, threads=bench.threads)
@@ -147,14 +151,18 @@ def attempt(recipe: Recipe, bench: Bench, tick: Callable[[str, float], None]) ->
     faster = found["speedup"]
     drop = bench.drop(quality)
     if drop > bench.max_drop:
-        return outcome("refused", f"Loses {drop:.4g} of {quality.metric}; {bench.max_drop:g} is allowed.", path, **found)
+        reason = f"Loses {drop:.4g} of {quality.metric}; {bench.max_drop:g} is allowed."
+        return outcome("refused", reason, path, **found)
     if faster < NOISE:
-        return outcome("refused", f"Slower: {1 / faster:.2f}x the original's time on this engine.", path, **found)
+        reason = f"Slower: {1 / faster:.2f}x the original's time on this engine."
+        return outcome("refused", reason, path, **found)
     reason = f"{faster:.2f}x the original's speed at a loss of {max(drop, 0):.4g} {quality.metric}."
     return outcome("accepted", reason, path, **found)
 
 
-def _counter(tick: Callable[[str, float], None], text: str, low: float, high: float, total: int) -> Callable[[], None]:
+def _counter(
+    tick: Callable[[str, float], None], text: str, low: float, high: float, total: int
+) -> Callable[[], None]:
     done = 0
 
     def count() -> None:
