@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-
 _HOMES = {
     "AutoModel": "openglm.model.auto",
     "Budget": "openglm.device.fit",
@@ -20,7 +19,7 @@ _HOMES = {
     "optimize": "openglm.search.optimize",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,20 @@ def test_take_pulls_no_further_than_it_gives() -> None:
     assert source.furthest == 5
 
 
+def test_spread_draws_one_from_each_part_and_the_same_again() -> None:
+    dataset = Dataset("thousand", Pulled(1000), labelled=True).spread(50)
+    found = numbers(dataset)
+    assert [number // 20 for number in found] == list(range(50))
+    assert found == numbers(dataset)
+    assert len({number % 10 for number in found}) > 5, "a regular order must not hide kinds of samples"
+
+
+def test_spread_takes_all_where_there_are_no_more() -> None:
+    assert numbers(Dataset("few", Pulled(3), labelled=True).spread(5)) == [0, 1, 2]
+    with pytest.raises(InputError):
+        Dataset("few", Pulled(3), labelled=True).spread(0)
+
+
 def test_halves_are_lazy_and_part_the_samples() -> None:
     source = Pulled(10**12)
     even, odd = Dataset("endless", source, labelled=True).halves()

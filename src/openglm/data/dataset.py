@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -50,6 +51,26 @@ class Dataset:
         if count < 1:
             raise InputError(f"{count} samples were asked for.", "Give a number from 1 on.")
         return self._slice(self.name, 0, count, 1)
+
+    def spread(self, count: int) -> Dataset:
+        """At most `count` samples from all over the data, which are read once to count them.
+
+        Data is often sorted, so its first samples would not stand for it; or in a regular order, which
+        equal steps would fall into. So one is drawn from each of `count` equal parts, always the same.
+        """
+        if count < 1:
+            raise InputError(f"{count} samples were asked for.", "Give a number from 1 on.")
+        total = sum(1 for _ in self)
+        if total <= count:
+            return self
+        draws = random.Random(count)
+        picked = {int((part + draws.random()) * total / count) for part in range(count)}
+        return Dataset(
+            self.name,
+            lambda: (sample for number, sample in enumerate(self._read()) if number in picked),
+            labelled=self.labelled,
+            classes=self.classes,
+        )
 
     def halves(self) -> tuple[Dataset, Dataset]:
         """The even and the odd samples: what one half tunes, the other can judge."""

@@ -56,8 +56,8 @@ class Feed:
         self.labelled = dataset.labelled
         self._classes = dataset.classes
         even, odd = dataset.halves()
-        self._calibration = even.take(calibration_samples)
-        self._evaluation = odd.take(evaluation_samples)
+        self._calibration = even.spread(calibration_samples)
+        self._evaluation = odd.spread(evaluation_samples)
         first = next(iter(self._evaluation), None) or next(iter(even), None)
         if first is None:
             raise InputError(f"{dataset.name} holds no sample.", "Give data with at least two.")
@@ -101,7 +101,7 @@ class Feed:
         for spec in self._model.inputs:
             array = self._first[spec.name]
             for axis, size in enumerate(spec.shape):
-                have = array.shape[axis]
+                have: int = array.shape[axis]
                 want = size if isinstance(size, int) else self._dims.get(size, have)
                 array = array.take(np.arange(want) % have, axis=axis)
             shaped[spec.name] = np.ascontiguousarray(array)
@@ -132,11 +132,24 @@ class Feed:
 
     def evaluation(self, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]) -> Evaluation:
         """What a metric judges."""
+        classes = self._classes
+        named = _class_names(self._model)
+        if named is not None and classes is not None and set(named) == set(classes):
+            # A folder's classes are numbered in the order of their names, a model's in its own.
+            labels = [classes[int(label)] for label in labels]
         return Evaluation(
             outputs=outputs,
             reference=reference,
             labels=np.array(labels) if self.labelled else None,
             task=self._model.task,
             pairs=self._pairs,
-            classes=self._classes,
+            classes=named or classes,
         )
+
+
+def _class_names(model: Model) -> tuple[str, ...] | None:
+    """The names of a classifier's outputs in order, where its configuration states them."""
+    names = model.config.get("id2label")
+    if not isinstance(names, Mapping):
+        return None
+    return tuple(str(names[key]) for key in sorted(names, key=int))
