@@ -59,7 +59,7 @@ def optimize(
     samples: int = typer.Option(256, min=1, help="Samples that judge; a quarter as many calibrate."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Make MODEL fit a device: try schemes, measure each against the original, and write the best as a bundle.
+    """Make MODEL fit a device: try schemes, measure each against the original, write the best as a bundle.
 
     A scheme that is slower on this machine's engine, or that loses more than --max-drop, is refused, and
     the report says so. Ctrl-C stops the search and keeps the best so far.
@@ -206,12 +206,8 @@ def _tell(result: Result, output: Path) -> None:
     show(result.verdict_after)
     out.print()
     threads = f"{result.bench.threads} thread{'s' if result.bench.threads > 1 else ''}"
-    table = Table(
-        title=f"Measured on this machine, ONNX Runtime, {threads}",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    out.print(f"Measured on this machine with ONNX Runtime, {threads}:")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row(
