@@ -9,24 +9,31 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
 from openglm.bundle.manifest import FILE, File, Manifest
-from openglm.errors import InputError, OutputError, VerificationError
+from openglm.errors import InputError, OpenGLMError, OutputError, VerificationError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 def is_bundle(path: Path) -> bool:
     """Whether `path` is a bundle: a folder with a manifest, or a zip with one."""
     if path.is_dir():
         return (path / FILE).is_file()
-    if path.suffix == ".zip" and zipfile.is_zipfile(path):
+    if path.suffix != ".zip":
+        return False
+    try:
         with zipfile.ZipFile(path) as archive:
             return FILE in archive.namelist()
-    return False
+    except _BROKEN_ZIP:
+        return False
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -52,13 +59,13 @@ def read_manifest(folder: Path) -> Manifest:
             f"The manifest of {folder} is not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}.",
             "Copy the bundle again, or make it again.",
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise VerificationError(
             f"The manifest of {folder} cannot be read.", "Copy the bundle again."
         ) from error
     named = [name for segment in manifest.program.segments for name in segment.models.values()]
     named += [manifest.probes] if manifest.probes else []
-    named += list((manifest.processor or {}).get("files", []))
+    named += [str(name) for name in (manifest.processor or {}).get("files") or ()]
     for name in [*manifest.files, *named]:
         _check_inside(folder, name)
     for name in named:
@@ -71,8 +78,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _check_inside(folder: Path, name: str) -> None:
     pure = PurePosixPath(name)
-    outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or not pure.parts
-    if outside or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    outside = pure.is_absolute() or ".." in pure.parts or not pure.parts or any(c in name for c in "\\:\0")
+    try:
+        outside = outside or not (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # no name of a file, or a link that leads to itself
+        outside = True
+    if outside:
         raise VerificationError(
             f"The manifest of {folder} names '{name}', which leaves the bundle.", "Do not use this bundle."
         )
@@ -84,7 +95,13 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file():
             raise VerificationError(f"The bundle {folder} lacks its file {name}.", "Copy the bundle again.")
-        if path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
+        try:
+            same = path.stat().st_size == expected.bytes and sha256(path) == expected.sha256
+        except OSError as error:
+            raise VerificationError(
+                f"The file {name} of {folder} cannot be read ({error.strerror}).", "Copy the bundle again."
+            ) from error
+        if not same:
             raise VerificationError(
                 f"The file {name} of {folder} is not the one the bundle was made with.",
                 "Copy the bundle again.",
@@ -124,7 +141,12 @@ def _unpack(path: Path, folder: Path) -> None:
             for entry in archive.infolist():
                 _check_inside(folder, entry.filename)
             archive.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _BROKEN_ZIP as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise InputError(
+                f"There is no room to unpack {path} into {folder}.",
+                "Free some space there, or unpack it and give the folder.",
+            ) from error
         raise InputError(
             f"{path} is neither a bundle's folder nor a whole zip of one.", "Check the path."
         ) from error
@@ -138,24 +160,57 @@ def writing(target: Path) -> Iterator[Path]:
     .zip the folder is zipped. Raises `OutputError` where `target` holds something else or cannot
     be written.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100  # resolve() would follow a link away
-    if target.exists() and not is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise OutputError(
-            f"{target} exists and is not a bundle.", "Give another output folder, or remove it."
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
-        work.chmod(0o755)
+    with _beside(target) as (work, target):
         yield work
         _put(work, target)
+
+
+def check_target(target: Path) -> None:
+    """Raise now what `writing` would raise after the work is done."""
+    with _beside(target):
+        pass
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
+    """A work folder in the target's parent, and the target's absolute path; what was made here goes again."""
+    target = Path(os.path.abspath(target))  # noqa: PTH100  # resolve() would follow a link away
+    made: list[Path] = []
+    work: Path | None = None
+    try:
+        _check_free(target)
+        made = [folder for folder in target.parents if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        work.chmod(0o755)
+        yield work, target
     except OSError as error:
         raise _unwritable(target, error) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # a parent that holds the bundle now stays
+            for folder in made:
+                folder.rmdir()
+
+
+def _check_free(target: Path) -> None:
+    """Raise `OutputError` where something would be lost if the target were replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    other = "Give another output folder, or remove it."
+    if not is_bundle(target):
+        raise OutputError(f"{target} exists and is not a bundle.", other)
+    if not target.is_dir():
+        return
+    try:
+        known = {FILE, *read_manifest(target).files}
+    except OpenGLMError as error:
+        raise OutputError(f"{target} exists and is not a whole bundle.", other) from error
+    found = (path for path in target.rglob("*") if path.is_symlink() or not path.is_dir())
+    foreign = sorted({path.relative_to(target).as_posix() for path in found} - known)
+    if foreign:
+        raise OutputError(f"{target} holds {foreign[0]}, which is not part of the bundle there.", other)
 
 
 def _put(work: Path, target: Path) -> None:
@@ -172,18 +227,17 @@ def _put(work: Path, target: Path) -> None:
         return
     # A folder cannot take another's place in one step: the old one steps aside, and back on failure.
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.rename(aside / "bundle")
     try:
+        target.rename(aside / "bundle")
         work.rename(target)
-    except OSError:
-        (aside / "bundle").rename(target)
-        raise
-    finally:
+    finally:  # Ctrl-C may fall between the two
+        if not target.exists():
+            (aside / "bundle").rename(target)
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return OutputError(f"The disk is full: {target} was not written.", "Free some space and run again.")
     return OutputError(
         f"{target} cannot be written ({error.strerror or error}).", "Give a folder that you may write to."
