@@ -12,7 +12,7 @@ from openglm.bundle.store import is_bundle, opened
 from openglm.errors import InputError
 from openglm.metrics.fidelity import metric as fidelity
 from openglm.model import onnx_file
-from openglm.model.auto import AutoModel
+from openglm.model.auto import AutoModel, printable
 from openglm.model.model import Model
 from openglm.model.processor import from_settings
 from openglm.model.shapes import resolve
@@ -84,7 +84,7 @@ def compare(
         found = footprint.measure(path, inputs, threads)
         sides.append(
             Side(
-                name=name,
+                name=printable(name),
                 size_bytes=path.stat().st_size,
                 timing=measure.summary(taken),
                 load_ms=found.load_ms if found else None,

@@ -23,7 +23,7 @@ from openglm.model.auto import AutoModel
 from openglm.model.model import Model
 from openglm.model.statistics import analyse
 from openglm.runtimes.measure import host
-from openglm.runtimes.onnxruntime import Runner
+from openglm.runtimes.onnxruntime import Runner, check_threads
 from openglm.search.candidates import code, recipes
 from openglm.search.feed import Feed
 from openglm.search.trial import Bench, Trial, attempt, unchanged
@@ -139,6 +139,7 @@ def optimize(
         raise InputError(
             "At least one sample is needed to calibrate and to judge.", "Give --samples from 1 on."
         )
+    check_threads(threads)
     started = time.monotonic()
     device = profile.load(device if isinstance(device, Device) else str(device))
     budget = budget or Budget()
@@ -159,7 +160,10 @@ def optimize(
             f"The metric {chosen_metric.name} needs labels, and the data has none.", "Use fidelity."
         )
     cores = host("", 1).cores
-    home = tempfile.TemporaryDirectory(prefix="openglm-")
+    try:
+        home = tempfile.TemporaryDirectory(prefix="openglm-")
+    except OSError as error:
+        raise _no_room("the folder for temporary files", error) from error
     try:
         bench = _bench(
             model,
@@ -172,16 +176,10 @@ def optimize(
             threads or min(device.cpu.cores, cores),
             home,
         )
-        result = _search(bench, verdict, home, started + time_limit_s, progress)
-    except OSError as error:
-        home.cleanup()
-        raise OutputError(
-            f"Work files cannot be written to {home.name} ({error.strerror}).", "Free some space there."
-        ) from error
+        return _search(bench, verdict, home, started + time_limit_s, progress)
     except BaseException:
         home.cleanup()
         raise
-    return result
 
 
 def _bench(
@@ -189,7 +187,10 @@ def _bench(
     threads: int, home: tempfile.TemporaryDirectory[str],
 ) -> Bench:  # fmt: skip
     original = Path(home.name) / "original.onnx"
-    onnx_file.write(model.graph, original)
+    try:
+        onnx_file.write(model.graph, original)
+    except OSError as error:
+        raise _no_room(home.name, error) from error
     runner = Runner(original, threads=threads)
     outputs, labels = feed.outputs(runner)
     bench = Bench(
@@ -219,17 +220,12 @@ def _search(
     total = len(waiting) + 1
     progress(Progress("measuring the original", 0, total))
     trials = [unchanged(bench, bench.folder / "original.onnx")]
-    skipped: list[Candidate] = []
     stopped = False
-    for index, recipe in enumerate(waiting, start=1):
-        late = time.monotonic() > deadline
-        if stopped or late:
-            why = "The search was stopped before it." if stopped else "The time was up before it."
-            steps = tuple(step.to_recipe() for step in recipe)
-            skipped.append(Candidate(code=code(recipe), recipe=steps, outcome="not tried", reason=why))
-            continue
-        name = code(recipe)
-        try:
+    try:
+        for index, recipe in enumerate(waiting, start=1):
+            if time.monotonic() > deadline:
+                break
+            name = code(recipe)
             trial = attempt(
                 recipe,
                 bench,
@@ -237,15 +233,28 @@ def _search(
                     Progress(f"{name}: {text}", index + part, total)
                 ),
             )
-        except KeyboardInterrupt:
-            stopped = True
-            steps = tuple(step.to_recipe() for step in recipe)
-            reason = "The search was stopped during it."
-            skipped.append(Candidate(code=name, recipe=steps, outcome="not tried", reason=reason))
-            continue
-        trials.append(trial)
-        progress(Progress(name, index + 1, total, finished=trial))
+            trials.append(trial)
+            progress(Progress(name, index + 1, total, finished=trial))
+    except KeyboardInterrupt:  # wherever it fell, what has been judged so far counts
+        stopped = True
+    reason = "The search was stopped before it was judged." if stopped else "The time was up before it."
+    skipped = [
+        Candidate(
+            code=code(recipe),
+            recipe=tuple(step.to_recipe() for step in recipe),
+            outcome="not tried",
+            reason=reason,
+        )
+        for recipe in waiting[len(trials) - 1 :]
+    ]
     return Result(bench, verdict, choose(trials), trials, skipped, stopped, home)
+
+
+def _no_room(where: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"Work files cannot be written to {where} ({error.strerror}).",
+        "Free some space there, or set TMPDIR to another folder.",
+    )
 
 
 def choose(trials: list[Trial]) -> Trial:

@@ -14,6 +14,7 @@ import numpy as np
 from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
 from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
+from openglm.model.auto import printable
 from openglm.model.model import Model
 from openglm.model.statistics import analyse
 from openglm.report.page import render
@@ -51,7 +52,7 @@ def package(result: Result, folder: Path, command: str) -> None:
     manifest = Manifest(
         openglm=version("openglm"),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=command,
+        command=printable(command),
         name=bench.model.name,
         task=bench.model.task,
         source=Source(
@@ -74,7 +75,7 @@ def package(result: Result, folder: Path, command: str) -> None:
         before=before,
         after=after,
         candidates=result.candidates,
-        calibration=bench.feed.description,
+        calibration=printable(bench.feed.description),
         shape=dict(bench.dims),
         host=measure.host(f"{NAME} {version('onnxruntime')}", bench.threads),
         versions={name: version(name) for name in ("openglm", "onnxruntime", "onnx", "onnx_ir", "numpy")}

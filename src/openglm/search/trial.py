@@ -92,72 +92,76 @@ def attempt(recipe: Recipe, bench: Bench, tick: Callable[[str, float], None]) ->
     `tick` is told what is done and how much of the trial is over, 0 to 1.
     """
     start = time.perf_counter()
-    steps = tuple(step.to_recipe() for step in recipe)
-
-    def outcome(kind: Any, reason: str, path: Path | None = None, **found: Any) -> Trial:
-        verdict = found.pop("verdict", None)
-        candidate = Candidate(
-            code=code(recipe),
-            recipe=steps,
-            outcome=kind,
-            reason=reason,
-            fits=None if verdict is None else verdict.fits,
-            seconds=round(time.perf_counter() - start, 2),
-            **found,
-        )
-        return Trial(candidate, recipe, path, verdict)
-
-    graph, changed = bench.model.graph, False
     notes: list[str] = []
-    samples = len(bench.labels)
     try:
-        context = Context(
-            calibration=bench.feed.calibration,
-            progress=lambda seen: tick("calibrating", 0.3 * min(1, seen / samples)),
-        )
-        for step in recipe:
-            applied = step.apply(graph, context)
-            graph, changed = applied.graph, applied.changed
-            notes += applied.notes
-        if not changed:
-            return outcome(
-                "refused", f"{recipe[-1].scheme} finds nothing to change in this model.", notes=tuple(notes)
-            )
-        path = bench.folder / f"{len(list(bench.folder.iterdir()))}.onnx"
-        onnx_file.write(graph, path)
-        runner = Runner(path, threads=bench.threads)
-        outputs, _ = bench.feed.outputs(runner, _counter(tick, "judging", 0.3, 0.8, samples))
+        found = _judge(recipe, bench, tick, notes)
     except OpenGLMError as error:
-        return outcome("failed", error.problem, notes=tuple(notes))
+        found = {"outcome": "failed", "reason": error.problem}
+    except Exception as error:  # a pass or an engine that breaks on this model must not cost the others
+        text = (str(error).strip() or "no reason given").splitlines()[0]
+        found = {"outcome": "failed", "reason": f"{type(error).__name__}: {text[:200]}."}
+    path, verdict = found.pop("path", None), found.pop("verdict", None)
+    candidate = Candidate(
+        code=code(recipe),
+        recipe=tuple(step.to_recipe() for step in recipe),
+        notes=tuple(notes),
+        fits=None if verdict is None else verdict.fits,
+        seconds=round(time.perf_counter() - start, 2),
+        **found,
+    )
+    return Trial(candidate, recipe, path, verdict)
+
+
+def _judge(
+    recipe: Recipe, bench: Bench, tick: Callable[[str, float], None], notes: list[str]
+) -> dict[str, Any]:
+    """The fields of a trial and its candidate; what the passes remark goes into `notes`."""
+    graph, changed = bench.model.graph, False
+    samples = len(bench.labels)
+    context = Context(
+        calibration=bench.feed.calibration,
+        progress=lambda seen: tick("calibrating", 0.3 * min(1, seen / samples)),
+    )
+    for step in recipe:
+        applied = step.apply(graph, context)
+        graph, changed = applied.graph, applied.changed
+        notes += applied.notes
+    if not changed:
+        return {"outcome": "refused", "reason": f"{recipe[-1].scheme} finds nothing to change in this model."}
+    path = bench.folder / f"{len(list(bench.folder.iterdir()))}.onnx"
+    onnx_file.write(graph, path)
+    runner = Runner(path, threads=bench.threads)
+    outputs, _ = bench.feed.outputs(runner, _counter(tick, "judging", 0.3, 0.8, samples))
     size = path.stat().st_size
-    quality = bench.quality(outputs)
     if not _finite(outputs):
-        return outcome("refused", "Its outputs are not finite numbers.", size_bytes=size, notes=tuple(notes))
+        return {"outcome": "refused", "reason": "Its outputs are not finite numbers.", "size_bytes": size}
+    quality = bench.quality(outputs)
     tick("measuring", 0.8)
     times = measure.interleaved(
         {"original": lambda: bench.runner.run(bench.inputs), "candidate": lambda: runner.run(bench.inputs)},
         rounds=25,
         seconds=6,
     )
-    found: dict[str, Any] = {
+    faster = round(measure.speedup(times["original"], times["candidate"]), 4)
+    drop = bench.drop(quality)
+    if not drop <= bench.max_drop:
+        outcome, reason = "refused", f"Loses {drop:.4g} of {quality.metric}; {bench.max_drop:g} is allowed."
+    elif faster < NOISE:
+        outcome, reason = "refused", f"Slower: {1 / faster:.2f}x the original's time on this engine."
+    else:
+        outcome = "accepted"
+        reason = f"{faster:.2f}x the original's speed at a loss of {max(drop, 0):.4g} {quality.metric}."
+    return {
+        "outcome": outcome,
+        "reason": reason,
+        "path": path,
         "size_bytes": size,
         "quality": quality,
         "timing": measure.summary(times["candidate"]),
         "original": measure.summary(times["original"]),
-        "speedup": round(measure.speedup(times["original"], times["candidate"]), 4),
-        "notes": tuple(notes),
+        "speedup": faster,
         "verdict": _verdict(graph, bench),
     }
-    faster = found["speedup"]
-    drop = bench.drop(quality)
-    if drop > bench.max_drop:
-        reason = f"Loses {drop:.4g} of {quality.metric}; {bench.max_drop:g} is allowed."
-        return outcome("refused", reason, path, **found)
-    if faster < NOISE:
-        reason = f"Slower: {1 / faster:.2f}x the original's time on this engine."
-        return outcome("refused", reason, path, **found)
-    reason = f"{faster:.2f}x the original's speed at a loss of {max(drop, 0):.4g} {quality.metric}."
-    return outcome("accepted", reason, path, **found)
 
 
 def _counter(
