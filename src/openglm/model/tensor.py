@@ -28,7 +28,12 @@ class TensorSpec(BaseModel):
 
         An integer or float array of another width is converted where no value changes.
         """
-        array = np.asarray(array)
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise InputError(
+                f"Input '{self.name}' is not an array: its rows differ in length.", "Give rows of one length."
+            ) from error
         want = np.dtype(self.dtype)
         if array.dtype != want:
             with np.errstate(all="ignore"):
@@ -55,6 +60,10 @@ class TensorSpec(BaseModel):
 
 def check_inputs(specs: tuple[TensorSpec, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Check arrays by name against the inputs of a model; raises `InputError` on what does not fit."""
+    if not isinstance(arrays, Mapping):
+        raise InputError(
+            f"A {type(arrays).__name__} is no set of inputs.", 'Give arrays by name: {"name": array}.'
+        )
     known = {spec.name for spec in specs}
     listed = ", ".join(map(str, specs))
     if missing := known - set(arrays):

@@ -13,6 +13,12 @@ from openglm.errors import InputError
 NAME = "onnxruntime"
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise `InputError` for a number of threads that is none."""
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads cannot run anything.", "Give a number from 1 on.")
+
+
 class Runner:
     """A model file loaded in ONNX Runtime.
 
@@ -23,6 +29,7 @@ class Runner:
     def __init__(self, path: Path, *, threads: int | None = None, arena: bool = True) -> None:
         import onnxruntime
 
+        check_threads(threads)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
@@ -32,7 +39,7 @@ class Runner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                _named(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the engine's own kinds share no base
             raise InputError(
@@ -54,6 +61,15 @@ class Runner:
         return dict(zip(self.outputs, found, strict=True))
 
 
+def _named(path: Path) -> str | bytes:
+    """What the engine opens a file by: its path, or its content where the path is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
+
+
 def version() -> str:
     """The engine's version."""
     import onnxruntime
@@ -63,5 +79,5 @@ def version() -> str:
 
 def _reason(error: Exception) -> str:
     # "[ONNXRuntimeError] : 1 : FAIL : Load model from x failed:..." ends in the reason.
-    text = str(error).splitlines()[0]
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text.rsplit(" : ", 1)[-1].removesuffix(".")[:300]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ from openglm.bundle.store import opened
 from openglm.errors import InputError, VerificationError
 from openglm.model.processor import Processor, from_settings
 from openglm.model.tensor import check_inputs
-from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.runtimes.onnxruntime import NAME, Runner, check_threads
 
 TOLERANCE = 0.01
 """Largest difference from a recorded output, as a share of the largest recorded value, that another
@@ -29,6 +30,7 @@ def load(path: str | PathLike[str], *, threads: int | None = None) -> Session:
     `threads` as in the engine, all of the machine's where None. Raises `InputError` where there is
     no bundle, `VerificationError` where it is not whole.
     """
+    check_threads(threads)
     stack = ExitStack()
     try:
         folder, manifest = stack.enter_context(opened(Path(path)))
@@ -51,7 +53,10 @@ class Session:
                 f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
                 "Make it again for this engine.",
             )
-        self._runner = Runner(folder / segment.models[NAME], threads=threads)
+        try:
+            self._runner: Runner | None = Runner(folder / segment.models[NAME], threads=threads)
+        except InputError as error:
+            raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
         self._processor: Processor | None = None
 
     @property
@@ -78,11 +83,15 @@ class Session:
         """The outputs by name, arrays whose first axis is the batch.
 
         Give arrays by input name, or `text` (and `text_pair`), one or several, or `image`, a path
-        or an array of shape (height, width, 3), or a list of these. Raises `InputError` for inputs that do not
-        fit.
+        or an array of shape (height, width, 3), or a list of these. Raises `InputError` for inputs
+        that do not fit.
         """
         if (arrays is not None) + (text is not None) + (image is not None) != 1:
             raise InputError("A run takes exactly one of arrays, text and image.", "Give one of them.")
+        if text_pair is not None and text is None:
+            raise InputError("A second text was given without a first.", "Give text along with text_pair.")
+        if self._runner is None:
+            raise InputError("The session is closed.", "Load the bundle again.")
         if arrays is None:
             arrays = self.processor(_samples(text, text_pair, image))
         return self._runner.run(check_inputs(self.manifest.inputs, arrays))
@@ -94,22 +103,13 @@ class Session:
         """
         if self.manifest.probes is None:
             raise VerificationError("The bundle holds no recorded outputs to compare with.", "Make it again.")
-        with np.load(self._folder / self.manifest.probes, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-        worst = 0.0
-        for index in range(len({name.split("/")[0] for name in content})):
-            part = {
-                name.split("/", 1)[1]: array
-                for name, array in content.items()
-                if name.startswith(f"{index}/")
-            }
-            inputs = {
-                name.removeprefix("in."): array for name, array in part.items() if name.startswith("in.")
-            }
-            found = self.run(inputs)
-            for name, array in part.items():
-                if name.startswith("out."):
-                    worst = max(worst, _difference(found[name.removeprefix("out.")], array))
+        try:
+            worst = max(self._differences(self._folder / self.manifest.probes))
+        except (InputError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise VerificationError(
+                f"The recorded inputs and outputs do not go with the model ({error}).",
+                "Make the bundle again.",
+            ) from error
         if not worst <= TOLERANCE:
             raise VerificationError(
                 f"The model's outputs differ from the recorded ones by {worst:.2%} of their range.",
@@ -117,8 +117,23 @@ class Session:
             )
         return worst
 
+    def _differences(self, probes: Path) -> Iterator[float]:
+        """For every recorded output, how far the model is from it."""
+        with np.load(probes, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        for index in sorted({name.partition("/")[0] for name in content}):
+            given = f"{index}/in."
+            found = self.run(
+                {name.removeprefix(given): array for name, array in content.items() if name.startswith(given)}
+            )
+            recorded = f"{index}/out."
+            for name, array in content.items():
+                if name.startswith(recorded):
+                    yield _difference(found[name.removeprefix(recorded)], array)
+
     def close(self) -> None:
-        """Free the model, and the folder a zip was unpacked to."""
+        """Free the model, and the folder a zip was unpacked to; a closed session runs no more."""
+        self._runner = None
         self._resources.close()
 
     def __enter__(self) -> Session:
@@ -145,8 +160,9 @@ def _difference(found: np.ndarray, recorded: np.ndarray) -> float:
     if not recorded.size:
         return 0.0
     gap = np.abs(found.astype(np.float64) - recorded.astype(np.float64))
-    # The same NaN or infinity on both sides is no difference.
+    # The same NaN or infinity on both sides is no difference; on one side it is the largest.
     gap = np.where((found == recorded) | (np.isnan(found) & np.isnan(recorded)), 0.0, gap)
+    gap = np.nan_to_num(gap, nan=np.inf, posinf=np.inf)
     scale = float(np.abs(recorded[np.isfinite(recorded)]).max(initial=0.0))
     return float(gap.max() / scale) if scale else float(gap.max())
 
