@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from openglm.cli import devices, fit, measure, models, optimize, run
 from openglm.errors import OpenGLMError
@@ -27,8 +32,22 @@ MODEL is a zoo name (openglm models), a hub id, a folder, an .onnx or a .pt2 fil
 Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 cannot write, 130 stopped.
 """
 
+
+class _Ended(Exception):  # noqa: N818
+    """Carries Ctrl-C or a closed pipe past typer, whose versions give them exit codes of their own."""
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _Ended from error
+
+
 app = typer.Typer(
     name="openglm",
+    cls=_Group,
     help=OVERVIEW,
     no_args_is_help=True,
     add_completion=False,
@@ -58,21 +77,24 @@ def main() -> None:
     """Run the command line: an `OpenGLMError` becomes two sentences on stderr and an exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(arguments, standalone_mode=True)
-    except OpenGLMError as error:
+        try:
+            app(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here a closed pipe or a full disk can still be told of
+    except (_Ended, BrokenPipeError, OpenGLMError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, _Ended) else error
+        if isinstance(cause, OSError):
+            _discard_output()
+        if isinstance(cause, BrokenPipeError):
+            sys.exit(0)
         if debug:
             raise
-        print(f"Error: {error.problem}\n{error.advice}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("Stopped. Nothing half written was left behind.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(_tell(cause))
     except Exception as error:
         if debug:
             raise
@@ -82,3 +104,26 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _tell(error: BaseException | None) -> int:
+    """Say on stderr what ended a command; its exit code."""
+    if isinstance(error, OpenGLMError):
+        print(f"Error: {error.problem}\n{error.advice}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, OSError):
+        what = error.filename or "The output"
+        print(
+            f"Error: {what} cannot be used ({error.strerror or error}).\n"
+            "Check that it is there, that you may use it, and that there is room.",
+            file=sys.stderr,
+        )
+        return 5 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2
+    print("Stopped. Nothing half written was left behind.", file=sys.stderr)
+    return 130
+
+
+def _discard_output() -> None:
+    # What is still buffered would raise again when the interpreter leaves.
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

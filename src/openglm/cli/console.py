@@ -20,5 +20,9 @@ err = _Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as indented JSON on stdout, exactly as a program wants it: no colour, no wrapping."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print `value` as indented JSON on stdout, exactly as a program wants it: no colour, no wrapping.
+
+    NaN and infinities, which JSON does not have, become null.
+    """
+    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    print(json.dumps(plain, indent=2, ensure_ascii=False))

@@ -52,7 +52,7 @@ def compare(
     rounds: int = typer.Option(25, min=5, help="Rounds; in each, both run once."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Measure two models or bundles against each other: size, latency in turn, memory, and how far outputs agree.
+    """Measure two models or bundles against each other: size, latency, memory, and how far outputs agree.
 
     \b
     Example:
@@ -123,13 +123,20 @@ def explain(
 ) -> None:
     """Say what was done to a model, what each step was measured to do, and what was refused and why."""
     from openglm.bundle.store import opened
+    from openglm.errors import VerificationError
 
     with opened(bundle) as (_, manifest):
         pass
     if json:
         print_json(manifest.model_dump(mode="json"))
         return
-    _explain(manifest)
+    try:
+        _explain(manifest)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise VerificationError(
+            f"The manifest of {bundle} lacks or mangles what it was made with ({error}).",
+            "Copy the bundle again, or make it again.",
+        ) from error
 
 
 def _explain(manifest: Manifest) -> None:
@@ -140,7 +147,8 @@ def _explain(manifest: Manifest) -> None:
     faster = before.timing.median_ms / after.timing.median_ms
     device = escape(str(manifest.device["name"]))
     out.print(
-        f"[bold]{escape(manifest.name)}[/] for {device}, made {manifest.created} by openglm {manifest.openglm}"
+        f"[bold]{escape(manifest.name)}[/] for {device}, "
+        f"made {manifest.created} by openglm {manifest.openglm}"
     )
     out.print(f"  {escape(manifest.command)}\n", style="dim", soft_wrap=True)
     for when, verdict in (("before", manifest.verdict_before), ("after", manifest.verdict_after)):
@@ -156,7 +164,8 @@ def _explain(manifest: Manifest) -> None:
     if before.peak_memory_mb and after.peak_memory_mb:
         out.print(f"  memory    {before.peak_memory_mb:.1f} MB -> {after.peak_memory_mb:.1f} MB")
     out.print(
-        f"  {after.quality.metric:9} {before.quality.value:.4f} -> {after.quality.value:.4f}, {after.quality.samples} samples"
+        f"  {after.quality.metric:9} {before.quality.value:.4f} -> {after.quality.value:.4f}, "
+        f"{after.quality.samples} samples"
     )
     out.print(f"  data      {escape(manifest.calibration)}\n", soft_wrap=True)
     table = Table(

@@ -62,7 +62,7 @@ def optimize(
     """Make MODEL fit a device: try schemes, measure each against the original, write the best as a bundle.
 
     A scheme that is slower on this machine's engine, or that loses more than --max-drop, is refused, and
-    the report says so. Ctrl-C stops the search and keeps the best so far.
+    the report says so. Ctrl-C stops the search and keeps the best so far; a second one writes nothing.
 
     \b
     Exit codes: 0 the bundle fits, 2 bad input, 3 it was written and does not fit, 5 cannot write,
@@ -73,7 +73,7 @@ def optimize(
       openglm optimize all-minilm-l6-v2 -d cortex-a53-2gb --size-mb 25 -o small
       openglm optimize net.onnx -d raspberry-pi-5 --data photos/ --metric accuracy -o net-small.zip
     """
-    from openglm.bundle.store import writing
+    from openglm.bundle.store import check_target
     from openglm.device.fit import Budget
     from openglm.model.shapes import parse_dims
     from openglm.search.optimize import optimize as search
@@ -82,25 +82,25 @@ def optimize(
         latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms
     )
     limit, dims = _seconds(time), parse_dims(shape)
-    with writing(output) as folder:
-        display = _Display(quiet=json)
-        with display:
-            result = search(
-                model,
-                device,
-                budget,
-                data=data,
-                metric=metric,
-                max_drop=max_drop,
-                time_limit_s=limit,
-                dims=dims,
-                threads=threads,
-                calibration_samples=max(1, samples // 4),
-                evaluation_samples=samples,
-                progress=display.show,
-            )
-            display.say("measuring the chosen model once more")
-            result.write(folder, _command())
+    check_target(output)
+    display = _Display(quiet=json)
+    with display:
+        result = search(
+            model,
+            device,
+            budget,
+            data=data,
+            metric=metric,
+            max_drop=max_drop,
+            time_limit_s=limit,
+            dims=dims,
+            threads=threads,
+            calibration_samples=max(1, samples // 4),
+            evaluation_samples=samples,
+            progress=display.show,
+        )
+        display.say("measuring the chosen model once more")
+        result.save(output, command=_command())
     if json:
         print_json(_summary(result, output))
     else:

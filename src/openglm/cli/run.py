@@ -50,9 +50,9 @@ def run(
         )
     with load(bundle, threads=threads) as session:
         if arrays is not None:
-            found = session.run(_read(arrays))
+            found = session.run(_read(arrays), text_pair=pair or None)
         elif image:
-            found = session.run(image=[str(item) for item in image])
+            found = session.run(image=[str(item) for item in image], text_pair=pair or None)
         else:
             found = session.run(text=text, text_pair=pair or None)
         task = session.manifest.task
@@ -63,7 +63,8 @@ def run(
         return
     for name, array in found.items():
         out.print(f"[bold]{name}[/] {array.dtype}{list(array.shape)}")
-        for index, row in enumerate(np.atleast_2d(array)):
+        one_each = array.ndim == 1 and len(array) == len(text)
+        for index, row in enumerate(array[:, None] if one_each else np.atleast_2d(array)):
             label = f"{text[index]!r}: " if index < len(text) else ""
             out.print(f"  {label}{_row(row)}", soft_wrap=True, markup=False)
         if task == "embedding" and array.ndim == 2 and len(array) > 1:
@@ -93,6 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, found: dict[str, Any]) -> None:
     import os
+    from contextlib import suppress
 
     import numpy as np
 
@@ -104,10 +106,12 @@ def _write(path: Path, found: dict[str, Any]) -> None:
             np.savez(file, **found)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OutputError(
             f"{path} cannot be written ({error.strerror}).", "Give a path you may write to."
         ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def _row(row: np.ndarray) -> str:
