@@ -21,6 +21,11 @@ SUPPORTED = (
 )
 
 
+def printable(text: str) -> str:
+    """A path's text for people and JSON: bytes in it that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class AutoModel:
     """Makes a `Model` from whatever the user has."""
 
@@ -38,6 +43,7 @@ class AutoModel:
             module = import_module(f"openglm.model.{name}")
             if module.matches(text):
                 model: Model = module.load(text)
+                model.name, model.source = printable(model.name), printable(model.source)
                 return model
         from pathlib import Path
 

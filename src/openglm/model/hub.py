@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from openglm.errors import InputError, MissingExtraError
 from openglm.model.model import Model
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# A path that is mistyped is no id to ask the network for.
+_FILES = (".tflite", ".gguf", ".bin", ".pt", ".pth", ".h5", ".keras", ".pb", ".safetensors", ".zip", ".json")
 # Weights as safetensors only: the other format is a pickle.
 _WANTED = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 
 def matches(source: str) -> bool:
-    """Whether `source` has the form owner/name and is no path that exists."""
-    return bool(_ID.fullmatch(source)) and not os.path.exists(source)  # noqa: PTH110
+    """Whether `source` has the form owner/name and is no path of a file or folder."""
+    path = Path(source)
+    return bool(_ID.fullmatch(source)) and not path.exists() and path.suffix.lower() not in _FILES
 
 
 def load(source: str) -> Model:
@@ -34,9 +38,13 @@ def folder_of(hub_id: str, fetch: bool = True) -> str:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise MissingExtraError("huggingface_hub, which fetches models by hub id,", "transformers") from error
+    missing: Exception | None = None
     try:
-        return str(snapshot_download(hub_id, allow_patterns=_WANTED, local_files_only=True))
-    except Exception as error:  # not cached, or half cached
+        found = Path(snapshot_download(hub_id, allow_patterns=_WANTED, local_files_only=True))
+        # Whoever took only the tokenizer before left a snapshot without weights.
+        if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
+            return str(found)
+    except Exception as error:  # not cached
         missing = error
     if not fetch or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise InputError(

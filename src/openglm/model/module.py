@@ -120,9 +120,16 @@ def export(
         except Exception as error:  # torch.export raises many kinds
             failure = failure or error
     raise InputError(
-        f"{type(module).__name__} cannot be exported ({str(failure).strip().splitlines()[0][:200]}).",
+        f"{type(module).__name__} cannot be exported ({first_line(failure)}).",
         "Control flow that depends on data does not export; --debug shows where it is.",
     ) from failure
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an error of another package says at its root, short enough for a sentence."""
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -157,13 +164,22 @@ def _compare(torch: Any, graph: ir.Model, inputs: Mapping[str, Any], expected: A
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString(), options)
     names = [item.name for item in session.get_inputs()]
     tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
-    found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
+    feeds = {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    found = session.run(None, feeds)
     flat = torch.utils._pytree.tree_leaves(expected)
-    for index, (ours, theirs) in enumerate(zip(found, flat, strict=False)):
-        truth = theirs.detach().numpy()
-        scale = float(np.abs(truth).max()) if truth.size else 0.0
-        worst = float(np.abs(ours - truth).max()) if truth.size else 0.0
-        if ours.shape != truth.shape or not worst <= TOLERANCE * max(scale, 1.0):
+    truths = [theirs.detach().numpy() for theirs in flat if isinstance(theirs, torch.Tensor)]
+    for index, (ours, truth) in enumerate(zip(found, truths, strict=False)):
+        same = ours.shape == truth.shape
+        worst = float("inf")
+        if same and truth.dtype.kind not in "fc":
+            same = np.array_equal(ours, truth)
+        elif same:
+            scale = float(np.abs(truth[np.isfinite(truth)]).max(initial=1.0))
+            # The same NaN or infinity on both sides is no difference.
+            alike = (ours == truth) | (np.isnan(ours) & np.isnan(truth))
+            worst = float(np.where(alike, 0.0, np.abs(ours - truth)).max(initial=0.0))
+            same = worst <= TOLERANCE * scale
+        if not same:
             raise InputError(
                 f"The exported graph's output {index} differs from the module's by {worst:.2g}.",
                 "Report the model: its export is wrong.",

@@ -70,7 +70,7 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
 def _innermost(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:150]
 
 
 def _task(graph: ir.Model) -> str:

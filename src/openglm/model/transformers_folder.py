@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ def load(source: str) -> Model:
             + (f", only {pickles[0]}, a pickle." if pickles else "."),
             "Save the model with save_pretrained, which writes safetensors.",
         )
-    architecture = (config.get("architectures") or ["AutoModel"])[0]
+    architectures = config.get("architectures") or ["AutoModel"]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise InputError(f"{folder / 'config.json'} names no architecture.", "Copy the folder again.")
+    architecture = architectures[0]
     task = next((task for ending, task in _TASKS.items() if architecture.endswith(ending)), "generic")
     pooling = _pooling(folder) if task == "generic" else None
     if pooling is not None:
@@ -77,14 +81,20 @@ def _pooling(folder: Path) -> dict[str, Any] | None:
     """How a sentence encoder pools its tokens, from sentence-transformers' files; none elsewhere."""
     if not (folder / "modules.json").is_file():
         return None
-    stages = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    kinds = [str(stage.get("type", "")).rsplit(".", 1)[-1] for stage in stages]
+    try:
+        stages = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        paths = {str(stage["type"]).rsplit(".", 1)[-1]: str(stage["path"]) for stage in stages}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder / 'modules.json'} lists no stages.", "Copy the folder again.") from error
+    kinds = list(paths)
     if unknown := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
         raise InputError(
             f"{folder} has a stage '{sorted(unknown)[0]}' after its encoder, which is not supported.",
             "Supported stages are Transformer, Pooling and Normalize.",
         )
-    pooling = _read_json(folder / stages[kinds.index("Pooling")]["path"] / "config.json")
+    if "Pooling" not in paths:
+        return None
+    pooling = _read_json(folder / paths["Pooling"] / "config.json")
     modes = [
         key.removeprefix("pooling_mode_")
         for key, on in pooling.items()
@@ -131,7 +141,7 @@ def _cached(folder: Path, make: Any) -> ir.Model:
         try:
             return onnx_file.read(path)
         except InputError:
-            path.unlink()
+            pass  # broken: it is made again and replaced
     graph: ir.Model = make()
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
@@ -139,11 +149,13 @@ def _cached(folder: Path, make: Any) -> ir.Model:
         onnx_file.write(graph, part)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OutputError(
             f"The exported graph cannot be kept in {path.parent} ({error.strerror}).",
             "Free space there, or set OPENGLM_CACHE to another folder.",
         ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
     return onnx_file.read(path)
 
 
@@ -158,7 +170,7 @@ def _versions() -> str:
 
 
 def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> ir.Model:
-    from openglm.model.module import export, quiet, require_torch
+    from openglm.model.module import export, first_line, quiet, require_torch
 
     torch = require_torch()
     try:
@@ -177,21 +189,30 @@ def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
     try:
         with quiet():
             # Plain attention exports to few operators, which every engine fuses; the other forms do not.
-            module = maker.from_pretrained(
+            module, loaded = maker.from_pretrained(
                 folder,
                 attn_implementation="eager",
                 dtype=torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
-            ).eval()
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # transformers raises many kinds for a folder that is not whole
         raise InputError(
-            f"transformers cannot load {folder} ({str(error).splitlines()[0][:200]}).",
+            f"transformers cannot load {folder} ({first_line(error)}).",
             "Check or copy the folder again.",
         ) from error
     finally:
         if was_shown:
             progress.enable_progress_bar()
+    # transformers fills these with random numbers; a pooler's output is not used here.
+    if missing := sorted(key for key in loaded["missing_keys"] if "pooler." not in key):
+        raise InputError(
+            f"{folder} has no weights for {missing[0]}"
+            + (f" and {len(missing) - 1} others." if missing[1:] else "."),
+            f"Save a whole {architecture} there, or name its own architecture in config.json.",
+        )
     if task == "image-classification":
         config = module.config
         side = config.image_size if isinstance(getattr(config, "image_size", None), int) else 224

@@ -92,8 +92,13 @@ def load(source: str) -> Model:
     return model
 
 
-@lru_cache(maxsize=8)
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
+    """The SHA-256 of a file in hexadecimal, computed once while the file stays as it is."""
+    state = path.stat()
+    return _sha256(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
