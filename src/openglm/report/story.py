@@ -1,0 +1,120 @@
+"""What the figures come to, in plain sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openglm.bundle.manifest import Manifest, Quality
+from openglm.report import units
+
+NOISE = 0.03
+"""A difference in speed below this share is none: timings repeat no better."""
+
+SAME = 0.005
+"""A difference in size below this share is not worth a word."""
+
+UNJUDGED = "no data was given"
+"""How the manifest's sentence about data begins where the figures rest on none of the user's."""
+
+
+def headline(manifest: Manifest) -> str:
+    """What was done, in one sentence."""
+    name, device = manifest.name, manifest.device.get("name", "the device")
+    if not manifest.recipe:
+        tried = [item for item in manifest.candidates if item.recipe and item.outcome != "not tried"]
+        if not tried:
+            return f"{name} was left as it is for {device}: no recipe was tried."
+        if any(item.outcome == "accepted" for item in tried):
+            return f"{name} was left as it is for {device}: it serves the budget best unchanged."
+        outcome = (
+            "the one recipe tried did not pay" if len(tried) == 1 else f"none of {len(tried)} recipes paid"
+        )
+        return f"{name} was left as it is for {device}: {outcome}."
+    before, after = manifest.before, manifest.after
+    faster = units.ratio(before.timing.median_ms, after.timing.median_ms)
+    gains = [part for part in (_speed(faster), _weight(before.size_bytes, after.size_bytes)) if part]
+    made = f"was made {' and '.join(gains)}" if gains else "was rebuilt, no faster and no smaller,"
+    return f"{name} {made} for {device} {loss(before.quality, after.quality)}."
+
+
+def _speed(faster: float | None) -> str:
+    if faster is None or abs(faster - 1) < NOISE:
+        return ""
+    return f"{_about(faster)}× faster" if faster > 1 else f"{_about(1 / faster)}× slower"
+
+
+def _about(factor: float) -> str:
+    """Two digits: timings are no better than that."""
+    return f"{factor:.1f}" if factor < 10 else f"{factor:,.0f}"
+
+
+def _weight(before: int, after: int) -> str:
+    share = (after - before) / before if before else 0.0
+    if abs(share) < SAME:
+        return ""
+    return f"{units.percent(abs(share))} {'smaller' if share < 0 else 'larger'}"
+
+
+def loss(before: Quality, after: Quality) -> str:
+    """What it cost: "at a loss of 0.0073 fidelity"."""
+    if before.metric != after.metric:
+        return f"with {units.score(after.value)} {after.metric}"
+    worse = before.value - after.value
+    higher = higher_is_better(after.metric)
+    if worse == 0:
+        return f"with no loss of {after.metric}"
+    if higher is None:
+        return f"with {after.metric} {units.score(after.value)} where it was {units.score(before.value)}"
+    worse = worse if higher else -worse
+    if worse < 0:
+        return f"with {units.small(-worse)} better {after.metric}"
+    return f"at a loss of {units.small(worse)} {after.metric}"
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Whether more of a metric is better; None for a user's own, whose code is not run for a report."""
+    from openglm import metrics
+
+    return metrics.resolve(metric).higher_is_better if metric in metrics.names() else None
+
+
+def standing(manifest: Manifest) -> str:
+    """Whether the result fits the device, in one sentence, as predicted."""
+    before, after = manifest.verdict_before, manifest.verdict_after
+    device = manifest.device.get("name", "the device")
+    if after.get("fits"):
+        also = "; the original was, too" if before.get("fits") and manifest.recipe else ""
+        return f"It is predicted to fit {device} within every limit{also}."
+    over = [limit for limit in after.get("limits", []) if not limit["ok"]]
+    if not over:
+        return f"Whether it fits {device} is not known."
+    told = [
+        f"{limit['name']} is {amount(limit, 'predicted')} where {amount(limit, 'budget')} is allowed"
+        for limit in over
+    ]
+    return f"It is predicted not to fit {device}: {', '.join(told)}."
+
+
+def amount(limit: dict[str, Any], key: str) -> str:
+    """A limit's predicted or budgeted amount with its unit."""
+    value = limit.get(key)
+    if value is None:
+        return units.NONE
+    if limit.get("unit") == "ms":
+        return units.ms(value)
+    if limit.get("unit") == "MB":
+        return units.size(value * 1e6)
+    return f"{units.figure(value)}{units.NBSP}{limit.get('unit', '')}"
+
+
+def allowed(manifest: Manifest) -> float | None:
+    """The worst quality that is accepted; None for a metric of which better is not known."""
+    higher = higher_is_better(manifest.before.quality.metric)
+    if higher is None:
+        return None
+    return manifest.before.quality.value - (manifest.max_drop if higher else -manifest.max_drop)
+
+
+def unjudged(manifest: Manifest) -> bool:
+    """Whether no data was given, so that the quality says less than it seems to."""
+    return UNJUDGED in manifest.calibration.lower()
