@@ -470,13 +470,12 @@ def test_labels_of_the_plot_do_not_overlap(count: int) -> None:
         found = re.search(rf'<svg[^>]*class="plot {name}".*?</svg>', page, re.S)
         assert found is not None
         boxes = []
-        for x, y, text in re.findall(
-            r'<text x="([\d.]+)" y="([\d.]+)" class="label[^"]*">([^<]*)<', found[0]
+        for x, y, end, text in re.findall(
+            r'<text x="([\d.]+)" y="([\d.]+)"( text-anchor="end")? class="label[^"]*">([^<]*)<', found[0]
         ):
-            left, bottom = float(x), float(y) + 4
-            boxes.append(
-                scatter.Box(left, bottom - 16, left + len(text) * scatter.WIDTH_OF_LETTER + 2, bottom)
-            )
+            wide = len(text) * scatter.WIDTH_OF_LETTER + 2
+            left, bottom = float(x) - (wide - 2 if end else 0), float(y) + 4
+            boxes.append(scatter.Box(left, bottom - 16, left + wide, bottom))
         assert len(boxes) == count
         assert all(box.left >= 0 and box.right <= width for box in boxes)
         clashes = sum(a.overlap(b) for index, a in enumerate(boxes) for b in boxes[:index])

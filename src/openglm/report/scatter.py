@@ -13,7 +13,7 @@ FONT = 12
 WIDTH_OF_LETTER = 6.6
 """Of most letters at that size; too much rather than too little, as fonts differ."""
 
-LONGEST = 30
+LONGEST = 36
 """Letters of a label; the table gives the whole."""
 
 LARGEST, SMALLEST = 13.0, 4.0
@@ -228,7 +228,10 @@ def _labels(
         text, box = found or (number, _far(place, number, taken, page))
         taken.append(box)
         parts.append(_leader(place, box))
-        parts.append(tag("text", text, x=box.left, y=box.bottom - 4, class_=f"label {point.outcome}"))
+        # Held at the point's side: where a font is wider than thought, a text grows away from its mark.
+        at, anchor = (box.right - 2, "end") if box.right <= place.x else (box.left, None)
+        style = f"label {point.outcome}"
+        parts.append(tag("text", text, x=at, y=box.bottom - 4, text_anchor=anchor, class_=style))
     return parts
 
 
@@ -245,7 +248,7 @@ def _near(place: Place, text: str) -> Iterator[Box]:
     """Places for a text about a point, the best first: beside it, above, below, then farther away."""
     x, y, radius = place.x, place.y, place.radius
     size = _box(0, 0, text)
-    for gap in (4, 12, 22, 34):
+    for gap in (7, 14, 24, 36):
         far = radius + gap
         for dx, dy in ((1, 0), (-1, 0), (0, -1), (0, 1), (0.8, -0.8), (0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8)):
             left = x + dx * far - (size.right if dx < 0 else 0 if dx > 0 else size.right / 2)
