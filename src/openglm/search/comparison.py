@@ -15,10 +15,9 @@ from openglm.model import onnx_file
 from openglm.model.auto import AutoModel, printable
 from openglm.model.model import Model
 from openglm.model.processor import from_settings
-from openglm.model.shapes import resolve
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner, version
-from openglm.search.feed import Feed
+from openglm.search.feed import Feed, sizes
 
 SAMPLES = 64
 
@@ -66,7 +65,7 @@ def compare(
             f"{one} takes {', '.join(map(str, a.inputs))} and {other} {', '.join(map(str, b.inputs))}.",
             "Compare models with the same inputs.",
         )
-    shape = resolve(a.graph, dims).dims
+    shape = sizes(a, dims)
     feed = Feed(a, None, shape, calibration_samples=1, evaluation_samples=SAMPLES)
     paths = [folder / f"{index}.onnx" for index in range(2)]
     for model, path in zip(models, paths, strict=True):

@@ -13,11 +13,23 @@ from openglm.data.text import calibration_text, noise
 from openglm.errors import InputError
 from openglm.metrics.metric import Evaluation
 from openglm.model.model import Model
+from openglm.model.shapes import resolve
 from openglm.model.tensor import check_inputs
 from openglm.runtimes.onnxruntime import Runner
 
 Batch = dict[str, np.ndarray]
 SEED = 20
+
+
+def sizes(model: Model, dims: Mapping[str, int] | None) -> dict[str, int]:
+    """As `shapes.resolve`, but where the user gave no length, a text is not longer than the model takes."""
+    found = resolve(model.graph, dims).dims
+    longest = getattr(model.processor, "max_length", None)
+    tokens = next((spec.shape[1:] for spec in model.inputs if spec.name == "input_ids"), ())
+    for name in tokens:
+        if longest and isinstance(name, str) and name in found and name not in (dims or {}):
+            found[name] = min(found[name], longest)
+    return found
 
 
 class Feed:

@@ -25,7 +25,7 @@ from openglm.model.statistics import analyse
 from openglm.runtimes.measure import host
 from openglm.runtimes.onnxruntime import Runner, check_threads
 from openglm.search.candidates import code, recipes
-from openglm.search.feed import Feed
+from openglm.search.feed import Feed, sizes
 from openglm.search.trial import Bench, Trial, attempt, unchanged
 
 SAME_SPEED = 1.05
@@ -147,7 +147,7 @@ def optimize(
     progress(Progress("loading the model", 0, 1))
     model = AutoModel.from_pretrained(model)
     onnx_file.check_finite(model.graph)
-    verdict = fit(model, device, budget, dims=dims)
+    verdict = fit(model, device, budget, dims=sizes(model, dims))
     feed = Feed(
         model,
         data,

@@ -1,0 +1,240 @@
+"""Small models and a bundle of each, made once for all tests and processes; skipping is not passing in CI."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from openglm import cli
+
+DEVICE = "cortex-a53-2gb"
+WORDS = "the a cat dog sat ran on under mat rug small big red blue tree house river moved slept ate".split()
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """Runs `openglm` with arguments in this process."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["openglm", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Ran(int(left.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def process() -> Callable[..., subprocess.Popen[str]]:
+    """Starts `openglm`, or Python code, in a process of its own."""
+
+    def start(*arguments: object, code: str = "from openglm.cli import main; main()", **settings: Any) -> Any:
+        settings.setdefault("stdout", subprocess.PIPE)
+        environment = os.environ | {"COLUMNS": "120"} | settings.pop("env", {})
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(
+            [item if isinstance(item, bytes) else str(item) for item in command],
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            env=environment,
+            **settings,
+        )
+
+    return start
+
+
+@pytest.fixture
+def finished(process: Callable[..., subprocess.Popen[str]]) -> Callable[..., Ran]:
+    """Runs what `process` starts to its end."""
+
+    def run(*arguments: object, **settings: Any) -> Ran:
+        with process(*arguments, **settings) as child:
+            out, err = child.communicate(timeout=120)
+        return Ran(child.returncode, out or "", err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)` gives a path that `make` has filled, by whichever test process came first."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        path, claim, done = root / name, root / f"{name}.claim", root / f"{name}.done"
+        try:
+            claim.mkdir()
+        except FileExistsError:
+            while not done.exists():
+                time.sleep(0.05)
+            assert path.exists(), f"{name} could not be made by another test process"
+            return path
+        try:
+            make(path)
+        finally:
+            done.touch()
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(once: Callable[..., Path]) -> Path:
+    """Exported graphs go into a cache of the tests' own."""
+    path = once("cache", lambda path: path.mkdir())
+    os.environ["OPENGLM_CACHE"] = str(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def conv_file(once: Callable[..., Path]) -> Path:
+    """An .onnx file: a convolutional classifier of pictures (3, 16, 16) into four classes."""
+    return once("conv.onnx", _write_conv)
+
+
+def _write_conv(path: Path) -> None:
+    import torch
+
+    from openglm.model import onnx_file
+    from openglm.model.module import export
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+                torch.nn.Conv2d(16, 32, 3, 2, 1), torch.nn.ReLU(),
+            )  # fmt: skip
+            self.classifier = torch.nn.Linear(32, 4)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.features(pixel_values).mean((2, 3)))
+
+    torch.manual_seed(0)
+    onnx_file.write(export(Net(), {"pixel_values": torch.randn(1, 3, 16, 16)}, output_names=["logits"]), path)
+
+
+@pytest.fixture(scope="session")
+def bert_folder(once: Callable[..., Path]) -> Path:
+    """A transformers folder: a sentence encoder of two layers with random weights and a vocabulary of words."""
+    return once("tiny-bert", _write_bert)
+
+
+def _write_bert(path: Path) -> None:
+    import torch
+    import transformers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = special + letters + [f"##{letter}" for letter in letters] + [".", ","] + WORDS
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=128, max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(path)
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": {"type": "BertNormalizer", "lowercase": True},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "decoder": None,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                  "max_input_chars_per_word": 100, "vocab": vocabulary},
+    }  # fmt: skip
+    kind = "sentence_transformers.models."
+    stages = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    files = {
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": {"pad_token": "[PAD]"},
+        "modules.json": [{"type": kind + name, "path": where} for name, where in stages],
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+    }
+    (path / "1_Pooling").mkdir()
+    for name, content in files.items():
+        (path / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def conv_bundle(once: Callable[..., Path], conv_file: Path) -> Path:
+    """A bundle of `conv_file`; take a copy (`bundle`) to change it."""
+    return once("conv-bundle", lambda path: _optimize(conv_file, path))
+
+
+@pytest.fixture(scope="session")
+def bert_bundle(once: Callable[..., Path], bert_folder: Path) -> Path:
+    """A bundle of `bert_folder`; take a copy (`text_bundle`) to change it."""
+    return once("bert-bundle", lambda path: _optimize(bert_folder, path))
+
+
+def _optimize(source: Path, path: Path) -> None:
+    import openglm
+
+    found = openglm.optimize(source, DEVICE, threads=1, calibration_samples=2, evaluation_samples=4)
+    found.save(path)
+
+
+@pytest.fixture
+def bundle(conv_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the convolutional bundle, to do what one likes to."""
+    return Path(shutil.copytree(conv_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def text_bundle(bert_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the sentence encoder's bundle, to do what one likes to."""
+    return Path(shutil.copytree(bert_bundle, tmp_path / "text-bundle"))
+
+
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(report.nodeid)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI everything is installed: a test that was skipped there proves nothing and fails the run."""
+    if os.environ.get("CI") and _skipped and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("CI"):
+        for name in _skipped:
+            terminalreporter.write_line(f"FAILED because it was skipped: {name}", red=True)
