@@ -222,6 +222,7 @@ def sample(**changes: Any) -> Manifest:
             peak_memory_mb=None,
             quality=quality(0.9937),
         ),
+        "speedup": 2.5,
         "candidates": candidates,
         "calibration": "reviews.csv: even samples calibrate, odd ones judge",
         "shape": {"batch": 1, "sequence": 128},
@@ -248,6 +249,7 @@ def unchanged(**changes: Any) -> Manifest:
             *sample().candidates[5:8],
         ),
         after=sample().before,
+        speedup=1.0,
         verdict_after=sample().verdict_before,
         calibration="no data was given: random noise calibrates and judges, which says little",
         layers=(),
@@ -384,20 +386,21 @@ def test_the_headline_follows_the_figures(
             size_bytes=size, timing=timing(ms), load_ms=None, peak_memory_mb=None, quality=quality(1)
         )
 
-    manifest = sample(before=figures(*before), after=figures(*after))
+    speedup = before[0] / after[0] if after[0] else 1.0
+    manifest = sample(before=figures(*before), after=figures(*after), speedup=speedup)
     assert said in story.headline(manifest).replace("\u202f", " ")
     assert "with no loss of fidelity" in story.headline(manifest)
     render(manifest)
 
 
-def test_a_loss_is_told_as_far_as_the_metric_is_known() -> None:
-    def by(metric: str, value: float) -> Quality:
-        return Quality(metric=metric, value=value, samples=10)
+def test_a_loss_goes_the_way_that_the_metric_does() -> None:
+    def by(metric: str, value: float, higher: bool) -> Quality:
+        return Quality(metric=metric, value=value, samples=10, higher_is_better=higher)
 
-    assert story.loss(by("accuracy", 0.8), by("accuracy", 0.81)) == "with 0.01 better accuracy"
-    assert story.loss(by("my:perplexity", 12.0), by("my:perplexity", 12.5)) == (
-        "with my:perplexity 12.5 where it was 12"
-    )
+    better = story.loss(by("accuracy", 0.8, True), by("accuracy", 0.81, True))
+    assert better == "with 0.01 better accuracy"
+    worse = story.loss(by("my:perplexity", 12.0, False), by("my:perplexity", 12.5, False))
+    assert worse == "at a loss of 0.5 my:perplexity"
 
 
 def test_text_of_others_stays_text() -> None:

@@ -69,6 +69,7 @@ class Quality(_Part):
 
     metric: str
     value: float
+    higher_is_better: bool = True
     details: dict[str, float] = {}
     samples: int
 
@@ -144,6 +145,8 @@ class Manifest(_Part):
     """Predicted cost on the device, layer by layer, before and after."""
     before: Figures
     after: Figures
+    speedup: float
+    """How many times faster the result is than the original: the median over rounds of both in turn."""
     candidates: tuple[Candidate, ...]
     calibration: str
     """What data the ranges were taken from and the quality was judged on, in a sentence."""

@@ -65,7 +65,7 @@ def _quality(manifest: Manifest) -> Markup:
     before, after = manifest.before.quality, manifest.after.quality
     allowed = story.allowed(manifest)
     texts = units.score(before.value), units.score(after.value)
-    told = "" if allowed is None else f" {units.score(allowed)} is allowed, at the dashed line."
+    told = f" {units.score(allowed)} is allowed, at the dashed line."
     return plots.dumbbell(
         f"{after.metric} before and after",
         f"Before {texts[0]}, after {texts[1]}.{told} The scale does not start at zero.",

@@ -74,7 +74,6 @@ def _whole(text: str) -> list[Content]:
 def _numbers(manifest: Manifest) -> list[Markup]:
     before, after = manifest.before, manifest.after
     quality = after.quality
-    faster = units.ratio(before.timing.median_ms, after.timing.median_ms)
     smaller = units.ratio(before.size_bytes, after.size_bytes)
     return [
         _number(
@@ -87,7 +86,7 @@ def _numbers(manifest: Manifest) -> list[Markup]:
             "Latency",
             units.ms(before.timing.median_ms),
             units.ms(after.timing.median_ms),
-            _ratio(faster, "faster", "slower"),
+            _ratio(manifest.speedup, "faster", "slower"),
         ),
         _number(
             quality.metric.capitalize(),

@@ -82,10 +82,9 @@ def _percent(share: float) -> str:
     return f"{100 * min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0:.2f}%"
 
 
-def dumbbell(title: str, description: str, before: Bar, after: Bar, allowed: float | None) -> Markup:
+def dumbbell(title: str, description: str, before: Bar, after: Bar, allowed: float) -> Markup:
     """Two values on a scale that starts where they are, and the least (or most) that is allowed."""
-    values = [before.value, after.value, *([] if allowed is None else [allowed])]
-    x = scale.around(values, 4, 96, pad=0.15)
+    x = scale.around([before.value, after.value, allowed], 4, 96, pad=0.15)
     y = 58
 
     def at(value: float) -> str:
@@ -97,8 +96,7 @@ def dumbbell(title: str, description: str, before: Bar, after: Bar, allowed: flo
         parts.append(tag("line", x1=at(value), x2=at(value), y1=y - 10, y2=y + 10, class_="grid"))
         parts.append(tag("text", text, x=at(value), y=y + 26, text_anchor="middle", class_="tick"))
     parts.append(tag("line", x1=0, x2="100%", y1=y, y2=y, class_="axis"))
-    if allowed is not None:
-        parts.append(tag("line", x1=at(allowed), x2=at(allowed), y1=y - 11, y2=y + 11, class_="limit"))
+    parts.append(tag("line", x1=at(allowed), x2=at(allowed), y1=y - 11, y2=y + 11, class_="limit"))
     parts.append(tag("line", x1=at(before.value), x2=at(after.value), y1=y, y2=y, class_="link"))
     parts.append(tag("circle", cx=at(before.value), cy=y, r=7, class_="ring before"))
     parts.append(tag("circle", cx=at(after.value), cy=y, r=5, class_="fill after"))

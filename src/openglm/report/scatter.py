@@ -49,7 +49,7 @@ class Frame:
     metric: str
     original: float
     """Quality of the original."""
-    allowed: float | None
+    allowed: float
     """The worst quality that is accepted, where known."""
     width: int
     height: int
@@ -101,8 +101,7 @@ def scatter(points: Sequence[Point], frame: Frame, title: str, description: str)
     levels = {point.number: min(max(point.quality, low), high) for point in points}
     across = [1.0, *(point.speedup for point in points)]
     x = scale.around(across, LEFT, frame.width - 16)
-    allowed = [] if frame.allowed is None else [frame.allowed]
-    y = scale.around([frame.original, *allowed, *levels.values()], frame.height - BOTTOM, TOP)
+    y = scale.around([frame.original, frame.allowed, *levels.values()], frame.height - BOTTOM, TOP)
     biggest = max(point.size for point in points) or 1.0
     # The largest first, so that none hides another.
     drawn = sorted(points, key=lambda point: (-point.size, point.number))
@@ -134,9 +133,8 @@ def scatter(points: Sequence[Point], frame: Frame, title: str, description: str)
 def _reach(points: Sequence[Point], frame: Frame) -> tuple[float, float]:
     """The qualities between which points are drawn where they are."""
     good = [point.quality for point in points if point.outcome in ("chosen", "accepted")]
-    allowed = [] if frame.allowed is None else [frame.allowed]
     every = [abs(point.quality - frame.original) for point in points]
-    near = max((abs(value - frame.original) for value in [*good, *allowed]), default=0.0)
+    near = max((abs(value - frame.original) for value in [*good, frame.allowed]), default=0.0)
     most = REACH * near or max(every)
     return frame.original - most, frame.original + most
 
@@ -173,8 +171,6 @@ def _grid(x: scale.Scale, y: scale.Scale, frame: Frame) -> list[Markup]:
 
 def _allowed(x: scale.Scale, y: scale.Scale, frame: Frame, taken: list[Box]) -> list[Markup]:
     """The limit of quality, with its name at the end where no mark is."""
-    if frame.allowed is None:
-        return []
     level = y(frame.allowed)
     text = "least allowed" if frame.allowed < frame.original else "most allowed"
     width = len(text) * WIDTH_OF_LETTER

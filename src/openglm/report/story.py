@@ -31,14 +31,14 @@ def headline(manifest: Manifest) -> str:
         )
         return f"{name} was left as it is for {device}: {outcome}."
     before, after = manifest.before, manifest.after
-    faster = units.ratio(before.timing.median_ms, after.timing.median_ms)
+    faster = manifest.speedup
     gains = [part for part in (_speed(faster), _weight(before.size_bytes, after.size_bytes)) if part]
     made = f"was made {' and '.join(gains)}" if gains else "was rebuilt, no faster and no smaller,"
     return f"{name} {made} for {device} {loss(before.quality, after.quality)}."
 
 
-def _speed(faster: float | None) -> str:
-    if faster is None or abs(faster - 1) < NOISE:
+def _speed(faster: float) -> str:
+    if abs(faster - 1) < NOISE:
         return ""
     return f"{_about(faster)}× faster" if faster > 1 else f"{_about(1 / faster)}× slower"
 
@@ -60,22 +60,12 @@ def loss(before: Quality, after: Quality) -> str:
     if before.metric != after.metric:
         return f"with {units.score(after.value)} {after.metric}"
     worse = before.value - after.value
-    higher = higher_is_better(after.metric)
     if worse == 0:
         return f"with no loss of {after.metric}"
-    if higher is None:
-        return f"with {after.metric} {units.score(after.value)} where it was {units.score(before.value)}"
-    worse = worse if higher else -worse
+    worse = worse if after.higher_is_better else -worse
     if worse < 0:
         return f"with {units.small(-worse)} better {after.metric}"
     return f"at a loss of {units.small(worse)} {after.metric}"
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """Whether more of a metric is better; None for a user's own, whose code is not run for a report."""
-    from openglm import metrics
-
-    return metrics.resolve(metric).higher_is_better if metric in metrics.names() else None
 
 
 def standing(manifest: Manifest) -> str:
@@ -107,12 +97,10 @@ def amount(limit: dict[str, Any], key: str) -> str:
     return f"{units.figure(value)}{units.NBSP}{limit.get('unit', '')}"
 
 
-def allowed(manifest: Manifest) -> float | None:
-    """The worst quality that is accepted; None for a metric of which better is not known."""
-    higher = higher_is_better(manifest.before.quality.metric)
-    if higher is None:
-        return None
-    return manifest.before.quality.value - (manifest.max_drop if higher else -manifest.max_drop)
+def allowed(manifest: Manifest) -> float:
+    """The worst quality that is accepted."""
+    before = manifest.before.quality
+    return before.value - (manifest.max_drop if before.higher_is_better else -manifest.max_drop)
 
 
 def unjudged(manifest: Manifest) -> bool:

@@ -89,7 +89,7 @@ def _plot(manifest: Manifest) -> Markup:
 
 
 def _upwards(manifest: Manifest) -> bool:
-    return story.higher_is_better(manifest.before.quality.metric) is True
+    return manifest.before.quality.higher_is_better
 
 
 def _legend(outcomes: set[str]) -> Markup:

@@ -47,7 +47,7 @@ def package(result: Result, folder: Path, command: str) -> None:
         processor = {**bench.model.processor.settings(), "files": saved}
     runner = Runner(model_file, threads=bench.threads)
     np.savez_compressed(folder / PROBES_FILE, **probes(runner, bench.feed.first(PROBES)))  # type: ignore[arg-type]
-    before, after = _figures(result, runner, model_file)
+    before, after, speedup = _figures(result, runner, model_file)
     described = Model(bench.model.name, bench.model.source, bench.model.task, lambda: bench.model.graph)
     manifest = Manifest(
         openglm=version("openglm"),
@@ -74,6 +74,7 @@ def package(result: Result, folder: Path, command: str) -> None:
         layers=(*_layers("before", result.verdict_before), *_layers("after", result.verdict_after)),
         before=before,
         after=after,
+        speedup=speedup,
         candidates=result.candidates,
         calibration=printable(bench.feed.description),
         shape=dict(bench.dims),
@@ -88,7 +89,7 @@ def package(result: Result, folder: Path, command: str) -> None:
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
 
-def _figures(result: Result, runner: Runner, model_file: Path) -> tuple[Figures, Figures]:
+def _figures(result: Result, runner: Runner, model_file: Path) -> tuple[Figures, Figures, float]:
     """The original and the best, measured once more in turn, for longer than a trial does."""
     bench, best = result.bench, result.best
     times = measure.interleaved(
@@ -100,6 +101,7 @@ def _figures(result: Result, runner: Runner, model_file: Path) -> tuple[Figures,
     return (
         _measured(bench, original, times["before"], bench.baseline),
         _measured(bench, model_file, times["after"], best.candidate.quality),
+        round(measure.speedup(times["before"], times["after"]), 4),
     )
 
 

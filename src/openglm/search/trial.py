@@ -56,6 +56,7 @@ class Bench:
         score = self.metric.score(self.feed.evaluation(outputs, self.reference, self.labels))
         return Quality(
             metric=self.metric.name,
+            higher_is_better=self.metric.higher_is_better,
             value=round(float(score.value), 6),
             details={name: round(float(value), 6) for name, value in score.details.items()},
             samples=len(self.labels),
