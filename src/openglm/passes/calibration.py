@@ -48,7 +48,7 @@ class MinMax:
 
 
 class Histogram:
-    """Counts in equal bins over [-reach, reach], where `reach` is a power of two that doubles as needed.
+    """Counts in equal bins over [-reach, reach), where `reach` is a power of two that doubles as needed.
 
     Doubling joins bins in pairs, so nothing depends on the order of the batches.
     """
@@ -58,22 +58,19 @@ class Histogram:
     def __init__(self) -> None:
         self.exact = MinMax()
         self.counts = np.zeros(self.BINS, np.int64)
-        self.reach = 0.0
+        self.reach = 2.0**-60
 
     def add(self, values: np.ndarray) -> None:
         values = values.ravel()
         self.exact.add(values)
-        largest = max(abs(self.exact.low), abs(self.exact.high))
-        if not self.reach:
-            if largest == 0:
-                return  # zeros alone say nothing of the scale; the extremes remember them
-            self.reach = 2.0 ** np.ceil(np.log2(largest))
-        while largest > self.reach:
-            quarter = self.BINS // 4
+        half = self.BINS // 2
+        while max(-self.exact.low, self.exact.high) >= self.reach:
             joined = self.counts.reshape(-1, 2).sum(1)
-            self.counts = np.concatenate([np.zeros(quarter, np.int64), joined, np.zeros(quarter, np.int64)])
+            self.counts = np.pad(joined, half // 2)
             self.reach *= 2
-        self.counts += np.histogram(values, self.BINS, (-self.reach, self.reach))[0]
+        # Exact in float32 too: a power of two changes no digit.
+        places = np.floor(values * values.dtype.type(half / self.reach)).astype(np.int64) + half
+        self.counts += np.bincount(places, minlength=self.BINS)
 
     @property
     def edges(self) -> np.ndarray:
@@ -117,6 +114,8 @@ class Entropy(Histogram):
         low, high = self.exact.range()
         half = self.BINS // 2
         magnitudes = (self.counts[half:] + self.counts[half - 1 :: -1]).astype(np.float64)
+        # The zeros of a ReLU are exact at any scale; counted, they would call for a fine one.
+        magnitudes[0] = magnitudes[1]
         if not magnitudes.sum():
             return low, high
         last = int(np.flatnonzero(magnitudes)[-1]) + 1
@@ -185,6 +184,7 @@ def observe(
                     seen.add(values)
             count += 1
             progress(count)
-    if not count:
-        raise InputError("There is no calibration data.", "Give at least one sample.")
-    return {name: seen.range() for name, seen in observers.items()}
+    ranges = {name: seen.range() for name, seen in observers.items()}
+    if not count or any(low > high for low, high in ranges.values()):
+        raise InputError("There is no calibration data.", "Give at least one sample that is not empty.")
+    return ranges
