@@ -72,7 +72,7 @@ def schemes() -> dict[str, type[PassConfig]]:
         import_module(module.name)
     for point in entry_points(group="openglm.passes"):
         point.load()
-    return {config.scheme: config for config in _defined(PassConfig)}
+    return {config.scheme: config for config in _defined(PassConfig)}  # type: ignore[type-abstract]
 
 
 def _defined(base: type[PassConfig]) -> Iterable[type[PassConfig]]:

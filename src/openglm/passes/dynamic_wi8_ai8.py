@@ -15,7 +15,7 @@ import onnx_ir as ir
 from openglm.passes import affine
 from openglm.passes.contract import Applied, Context, PassConfig
 from openglm.passes.embeddings import quantize_rows
-from openglm.passes.rewriting import Rewriter, clean, heads, linears
+from openglm.passes.rewriting import Rewriter, clean, editable, heads, linears
 
 SMALLEST = 4096
 """Elements of a weight below which quantizing the activations costs more than the product saves."""
@@ -38,14 +38,17 @@ class DynamicInt8(PassConfig):
     @property
     def code(self) -> str:
         suffix = "" if self.per_channel else "_per_tensor"
-        return self.scheme + suffix + ("_w7" if self.weight_bits == 7 else "")
+        suffix += "_w7" if self.weight_bits == 7 else ""
+        return self.scheme + suffix + ("" if self.embeddings else "_embeddings_float")
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
-        model = graph.clone()
+        model = editable(graph)
         layers = list(linears(model))
         total = sum(layer.weight.size for layer in layers)
         logits = heads(model)
-        quantized: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
+        # By graph too: what a branch of an If computes exists nowhere else.
+        quantized: dict[tuple[object, ...], tuple[ir.Value, ir.Value, ir.Value]] = {}
+        made: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value, ir.Value]] = {}
         done, kept = 0, []
         for layer in layers:
             if layer.weight.size < SMALLEST:
@@ -54,20 +57,22 @@ class DynamicInt8(PassConfig):
                 kept.append(f"The head {layer.name} stays float, so that logits keep their precision.")
                 continue
             rewriter = Rewriter(model, layer.node)
-            if layer.input not in quantized:
-                quantized[layer.input] = rewriter.op("DynamicQuantizeLinear", [layer.input], outputs=3)
-            activation, scale, zero = quantized[layer.input]
-            integers, scales = affine.symmetric(layer.weight, 1 if self.per_channel else None, self.weight_bits)
-            product = rewriter.op(
-                "MatMulInteger",
-                [
-                    activation,
+            place = (layer.input, layer.node.graph)
+            if place not in quantized:
+                quantized[place] = rewriter.op("DynamicQuantizeLinear", [layer.input], outputs=3)
+            activation, scale, zero = quantized[place]
+            if layer.key not in made:
+                integers, scales = affine.symmetric(
+                    layer.weight, 1 if self.per_channel else None, self.weight_bits
+                )
+                made[layer.key] = (
                     rewriter.constant(f"{layer.name}_int8", integers),
-                    zero,
                     rewriter.constant(f"{layer.name}_zero", np.zeros(scales.shape, np.int8)),
-                ],
-            )
-            both = rewriter.op("Mul", [scale, rewriter.constant(f"{layer.name}_scale", scales)])
+                    rewriter.constant(f"{layer.name}_scale", scales),
+                )
+            weight, weight_zero, weight_scale = made[layer.key]
+            product = rewriter.op("MatMulInteger", [activation, weight, zero, weight_zero])
+            both = rewriter.op("Mul", [scale, weight_scale])
             real = rewriter.op("Mul", [rewriter.op("Cast", [product], {"to": int(ir.DataType.FLOAT)}), both])
             if layer.bias is not None:
                 real = rewriter.op("Add", [real, layer.bias])
@@ -75,6 +80,7 @@ class DynamicInt8(PassConfig):
             done += 1
         if any(node.op_type == "Conv" for node in model.graph.all_nodes()):
             kept.append("Convolutions stay float: quantized dynamically they are slower.")
+        clean(model)
         rows = quantize_rows(model) if self.embeddings else 0
         clean(model)
         return Applied(model, bool(done or rows), tuple(kept))

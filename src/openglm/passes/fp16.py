@@ -12,14 +12,17 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from openglm.passes.contract import Applied, Context, PassConfig
-from openglm.passes.rewriting import Rewriter, clean, constant_of
+from openglm.passes.rewriting import Rewriter, clean, constant, constant_of, editable
 
 SMALLEST = 64
 """Elements below which a constant stays as it is."""
-_HALF_PRODUCTS = {"MatMul": (0, 1), "Gemm": (0, 1, 2), "Conv": (0, 1, 2), "ConvTranspose": (0, 1, 2)}
-_TOP = float(np.finfo(np.float16).max)
+_PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
+# Their scales decide what every integer means, and engines look for them as plain constants.
+_EXACT = {"QuantizeLinear", "DequantizeLinear"}
+_RANGE = np.finfo(np.float16)
 
 
 class Half(PassConfig):
@@ -35,51 +38,94 @@ class Half(PassConfig):
         return self.scheme if self.compute == "fp32" else f"{self.scheme}_compute_fp16"
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
-        model = graph.clone()
-        beyond: list[str] = []
-        halves: dict[ir.Value, ir.Value] = {}
+        model = editable(graph)
+        products = _float_products(model) if self.compute == "fp16" else set()
+        halves = _Halves(model)
+        changed = False
         for node in list(model.graph.all_nodes()):
-            rewriter = Rewriter(model, node)
-            in_half = self.compute == "fp16" and not node.domain and node.op_type in _HALF_PRODUCTS
-            for index, value in enumerate(node.inputs):
-                array = constant_of(value)
-                if value is None:
-                    continue
-                if array is not None and array.dtype == np.float32 and (array.size >= SMALLEST or in_half):
-                    if np.abs(array).max(initial=0) > _TOP:
-                        beyond.append(str(value.name))
-                        continue
-                    if value not in halves:
-                        halves[value] = rewriter.constant(f"{value.name}_fp16", array.astype(np.float16))
-                    half = halves[value]
-                    node.replace_input_with(index, half if in_half else _cast(rewriter, half, ir.DataType.FLOAT))
-                elif in_half and array is None:
-                    node.replace_input_with(index, _cast(rewriter, value, ir.DataType.FLOAT16))
-            if in_half:
-                _widen(model, node)
+            if node in products and halves.hold(node):
+                _compute_in_half(model, node, halves)
+                changed = True
+            elif not node.domain and node.op_type not in _EXACT:
+                changed |= _store_in_half(model, node, halves)
         clean(model)
-        notes = tuple(f"{name} holds values beyond the range of float16 and stays float32." for name in beyond)
-        return Applied(model, bool(halves), notes)
+        return Applied(model, changed, tuple(halves.notes))
 
 
-def _cast(rewriter: Rewriter, value: ir.Value, to: ir.DataType) -> ir.Value:
-    result: ir.Value = rewriter.op("Cast", [value], {"to": int(to)})
-    return result
+class _Halves:
+    """float16 copies of a model's float32 constants, each made once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._made: dict[ir.Value, ir.Value | None] = {}
+        self.notes: list[str] = []
+
+    def of(self, value: ir.Value | None) -> ir.Value | None:
+        """The copy of a constant; none for what is no float32 constant, or out of float16's range."""
+        array = constant_of(value)
+        if array is None or value is None or array.dtype != np.float32:
+            return None
+        if value not in self._made:
+            largest = float(np.abs(array).max(initial=0))
+            # Below its smallest normal number float16 holds ever fewer digits.
+            if largest == 0 or _RANGE.tiny <= largest <= _RANGE.max:
+                self._made[value] = constant(self._model, f"{value.name}_fp16", array.astype(np.float16))
+            else:
+                self._made[value] = None
+                self.notes.append(f"{value.name} holds values beyond the range of float16 and stays float32.")
+        return self._made[value]
+
+    def hold(self, node: ir.Node) -> bool:
+        """Whether every constant that `node` reads has a copy."""
+        return all(self.of(value) is not None for value in node.inputs if constant_of(value) is not None)
 
 
-def _widen(model: ir.Model, node: ir.Node) -> None:
-    """Turn the half-precision result of `node` back into float32 for all its users."""
+def _float_products(model: ir.Model) -> set[ir.Node]:
+    """The products known to be in float32; those of double or integer matrices stay what they are."""
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    return {
+        node
+        for node in model.graph.all_nodes()
+        if node.op_type in _PRODUCTS
+        and not node.domain
+        and any(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs)
+    }
+
+
+def _store_in_half(model: ir.Model, node: ir.Node, halves: _Halves) -> bool:
+    """Let `node` read its large constants from float16, widened; whether it has any."""
+    found = False
+    for index, value in enumerate(node.inputs):
+        array = constant_of(value)
+        if array is None or array.size < SMALLEST:
+            continue
+        half = halves.of(value)
+        if half is not None:
+            node.replace_input_with(index, _cast(model, node, half, ir.DataType.FLOAT))
+            found = True
+    return found
+
+
+def _compute_in_half(model: ir.Model, node: ir.Node, halves: _Halves) -> None:
+    """Give `node` float16 inputs, and its users the result in float32."""
+    for index, value in enumerate(node.inputs):
+        if value is not None:
+            half = halves.of(value) or _cast(model, node, value, ir.DataType.FLOAT16)
+            node.replace_input_with(index, half)
     output = node.outputs[0]
-    cast = ir.node("Cast", [output], {"to": int(ir.DataType.FLOAT)})
+    name, is_output = output.name, output.is_graph_output()
+    cast = ir.node("Cast", [None], {"to": int(ir.DataType.FLOAT)})
+    real = cast.outputs[0]
+    real.shape, real.type = output.shape, output.type
+    output.replace_all_uses_with(real, replace_graph_outputs=True)
+    cast.replace_input_with(0, output)
+    output.type = None
+    if is_output:
+        output.name, real.name = f"{name}_half", name
     assert node.graph is not None
     node.graph.insert_after(node, cast)
-    new = cast.outputs[0]
-    new.shape, new.dtype = output.shape, output.dtype
-    name, is_output = output.name, output.is_graph_output()
-    for user, index in list(output.uses()):
-        if user is not cast:
-            user.replace_input_with(index, new)
-    if is_output:
-        outputs = model.graph.outputs
-        outputs[list(outputs).index(output)] = new
-        output.name, new.name = f"{name}_half", name
+
+
+def _cast(model: ir.Model, anchor: ir.Node, value: ir.Value, to: ir.DataType) -> ir.Value:
+    result: ir.Value = Rewriter(model, anchor).op("Cast", [value], {"to": int(to)})
+    return result

@@ -10,8 +10,46 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from openglm.errors import InputError
+
 MICROSOFT = "com.microsoft"
 """Domain of the operators that ONNX Runtime adds to the standard."""
+_OPSET = 13
+"""The first in which DequantizeLinear knows an axis and Split takes its sizes as an input."""
+
+
+def editable(graph: ir.Model) -> ir.Model:
+    """A copy to rewrite in which layers are easy to find: no functions, constants as initializers.
+
+    Raises `InputError` for an opset before 13, or functions that cannot be inlined.
+    """
+    opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx"))
+    if opset is not None and opset < _OPSET:
+        raise InputError(
+            f"The model is of ONNX opset {opset}, and passes need {_OPSET} or newer.",
+            "Export it at a newer opset.",
+        )
+    model = graph.clone()
+    try:
+        common.InlinePass()(model)
+    except (ir.passes.PassError, ValueError) as error:
+        raise InputError(
+            f"The functions of the model cannot be inlined: {error}.", "Export it without functions."
+        ) from error
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for scope in model.graphs():
+        for value in scope.initializers.values():
+            if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+                value.const_value = _view(value.const_value)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    common.NameFixPass()(model)
+    return model
+
+
+def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same data under a name of its own: a clone shares tensors, names included, with the original."""
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
 
 class Rewriter:
@@ -45,9 +83,15 @@ class Rewriter:
         return constant(self._model, name, array)
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Let every user of `old` take `new`; the anchor goes once nothing uses it."""
-        new.shape, new.dtype = old.shape, old.dtype
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        """Let every user of `old` take `new`, under its name where it is a graph's output; its node goes."""
+        new.shape, new.type = old.shape, old.type
+        name, is_output, node = old.name, old.is_graph_output(), old.producer()
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        if is_output:
+            old.name, new.name = None, name
+        assert node is not None
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
 
 
 def constant(model: ir.Model, name: str, array: np.ndarray | ir.TensorProtocol) -> ir.Value:
@@ -59,10 +103,16 @@ def constant(model: ir.Model, name: str, array: np.ndarray | ir.TensorProtocol) 
     tensor = ir.tensor(array, name=unique) if isinstance(array, np.ndarray) else array
     tensor.name = unique
     value = ir.Value(
-        name=unique, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=unique,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     model.graph.register_initializer(value)
     return value
+
+
+_PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
 
 @dataclass(frozen=True)
@@ -84,7 +134,14 @@ class Linear:
     @property
     def name(self) -> str:
         """The name of the weight it replaces, kept in its successors."""
-        return str(self.node.inputs[1].name)  # type: ignore[union-attr]
+        return str(self.key[0].name)
+
+    @property
+    def key(self) -> tuple[ir.Value, bool]:
+        """Equal for layers that have the same weight the same way round."""
+        value = self.node.inputs[1]
+        assert value is not None
+        return value, bool(attribute(self.node, "transB", 0))
 
 
 def linears(model: ir.Model) -> Iterator[Linear]:
@@ -92,14 +149,21 @@ def linears(model: ir.Model) -> Iterator[Linear]:
     for node in list(model.graph.all_nodes()):
         if node.domain or node.op_type not in ("MatMul", "Gemm"):
             continue
-        weight = constant_of(node.inputs[1])
-        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or constant_of(node.inputs[0]) is not None:
+        weight = weight_of(node)
+        if weight is None or weight.ndim != 2 or weight.dtype != np.float32:
+            continue
+        if constant_of(node.inputs[0]) is not None:
             continue
         if node.op_type == "MatMul":
             yield Linear(node, weight, None)
-        elif attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0):
+        elif is_plain(node):
             bias = node.inputs[2] if len(node.inputs) > 2 else None
             yield Linear(node, weight.T if attribute(node, "transB", 0) else weight, bias)
+
+
+def is_plain(node: ir.Node) -> bool:
+    """Whether a Gemm, or another product, is without scaling and reads its activations as they are."""
+    return all(attribute(node, name, default) == default for name, default in _PLAIN.items())
 
 
 def constant_of(value: ir.Value | None) -> np.ndarray | None:
@@ -107,6 +171,16 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
     if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def weight_of(node: ir.Node) -> np.ndarray | None:
+    """The constant that a product has as input 1, also where the graph transposes it, as a tied table."""
+    value = node.inputs[1]
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != "Transpose" or producer.domain:
+        return constant_of(value)
+    source = constant_of(producer.inputs[0])
+    return None if source is None else source.transpose(attribute(producer, "perm", None))
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
@@ -118,8 +192,10 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
 # What may stand between the last layer with weights and an output without making it another layer's.
 _AFTER_HEAD = {
     "Add", "Sub", "Mul", "Div", "Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Reshape", "Flatten", "Squeeze",
-    "Unsqueeze", "Transpose", "Cast", "Identity",
+    "Unsqueeze", "Transpose", "Cast", "Identity", "Split", "Slice", "Concat",
+    "Resize", "DepthToSpace",
 }  # fmt: skip
+_BINARY = {"Add", "Sub", "Mul", "Div"}
 
 
 def heads(model: ir.Model) -> set[ir.Node]:
@@ -128,18 +204,27 @@ def heads(model: ir.Model) -> set[ir.Node]:
     A graph that ends in pooling or normalising, as an encoder does, has none.
     """
     found: set[ir.Node] = set()
-    waiting = [value.producer() for value in model.graph.outputs]
+    waiting = [maker for value in model.graph.outputs if (maker := value.producer())]
     seen: set[ir.Node] = set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
-        if node.op_type in ("MatMul", "Gemm", "Conv") and constant_of(node.inputs[1]) is not None:
+        if _has_weights(node):
             found.add(node)
         elif node.op_type in _AFTER_HEAD:
-            waiting.extend(value.producer() for value in node.inputs if value is not None)
+            data = [value for value in node.inputs if value is not None and not value.is_initializer()]
+            # Two computed operands are a residual or a normalisation, spelt out: only a layer right
+            # before it makes the output, not those that its other operand comes from.
+            every = len(data) == 1 or node.op_type not in _BINARY
+            makers = (value.producer() for value in data)
+            waiting.extend(maker for maker in makers if maker and (every or _has_weights(maker)))
     return found
+
+
+def _has_weights(node: ir.Node) -> bool:
+    return node.op_type in ("MatMul", "Gemm", "Conv") and weight_of(node) is not None
 
 
 def clean(model: ir.Model) -> None:

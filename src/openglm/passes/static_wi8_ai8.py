@@ -15,16 +15,27 @@ import numpy as np
 import onnx_ir as ir
 from pydantic import Field
 
+from openglm.errors import InputError
 from openglm.passes import affine
 from openglm.passes.calibration import Method, observe, observer
 from openglm.passes.contract import Applied, Context, PassConfig
-from openglm.passes.rewriting import Rewriter, attribute, clean, constant, constant_of, heads
-from openglm.errors import InputError
+from openglm.passes.rewriting import (
+    attribute,
+    clean,
+    constant,
+    constant_of,
+    editable,
+    heads,
+    is_plain,
+    weight_of,
+)
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 _SMALLEST = 4096
 # Operators with integer kernels; they join a stream of integers but never start one.
 _FOLLOW = ("Add", "Concat", "AveragePool", "GlobalAveragePool")
+# Operators that quantizing can do as it cuts.
+_SATURATING = ("Relu", "Clip")
 # Operators that move values without changing them: their output has their input's scale.
 _MOVE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
@@ -57,14 +68,15 @@ class StaticInt8(PassConfig):
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
         if context.calibration is None:
-            raise InputError("Static quantization needs calibration data.", "Give --data, or use a dynamic scheme.")
-        model = graph.clone()
+            raise InputError(
+                "Static quantization needs calibration data.", "Give --data, or use a dynamic scheme."
+            )
+        model = editable(graph)
         stream = _Stream.of(model)
         if not stream.products:
             return Applied(model, False, ("There is no layer to quantize.",))
-        ranges = observe(
-            model, stream.observed(), context.calibration(), observer(self.method, self.percentile), context.progress
-        )
+        make = observer(self.method, self.percentile)
+        ranges = observe(model, stream.observed(), context.calibration(), make, context.progress)
         made: dict[ir.Value, _Quantized] = {}
         for value in stream.ordered():
             origin = stream.moved.get(value)
@@ -73,9 +85,14 @@ class StaticInt8(PassConfig):
             else:
                 scale, zero = self._affine(*ranges[str(value.name)])
             made[value] = _insert(model, stream, value, scale, zero)
-        kept = [self._quantize_weights(model, node, made) for node in stream.products]
+        scales = {item.output: float(item.scale) for item in made.values()}
+        weights = _Weights(model, self.per_channel, self.weight_bits)
+        for node in stream.products:
+            source = node.inputs[0]
+            assert source is not None
+            weights.quantize(node, scales[source])
         clean(model)
-        return Applied(model, True, tuple(note for note in kept if note))
+        return Applied(model, True)
 
     def _affine(self, low: float, high: float) -> tuple[np.float32, int]:
         if self.symmetric:
@@ -83,35 +100,60 @@ class StaticInt8(PassConfig):
             return np.float32(reach / 127 if reach > 1e-30 else 1.0), 128
         return affine.asymmetric_range(low, high)
 
-    def _quantize_weights(self, model: ir.Model, node: ir.Node, made: dict[ir.Value, _Quantized]) -> str:
-        """Put int8 weights, and an int32 bias, before a product."""
-        weight_value = node.inputs[1]
-        weight = constant_of(weight_value)
-        assert weight is not None and weight_value is not None
+
+class _Weights:
+    """int8 weights and int32 biases of products, each made once where layers share them."""
+
+    def __init__(self, model: ir.Model, per_channel: bool, bits: int) -> None:
+        self._model = model
+        self._per_channel = per_channel
+        self._bits = bits
+        self._made: dict[tuple[object, ...], list[ir.Value]] = {}
+
+    def quantize(self, node: ir.Node, input_scale: float) -> None:
+        """Let `node` read its weight, and its bias where it has a constant one, from integers."""
+        weight = weight_of(node)
+        assert weight is not None
         axis = {"Conv": 0, "MatMul": 1, "Gemm": 0 if attribute(node, "transB", 0) else 1}[node.op_type]
-        integers, scales = affine.symmetric(weight, axis if self.per_channel else None, self.weight_bits)
-        rewriter = Rewriter(model, node)
-        name = str(weight_value.name)
-        scale = rewriter.constant(f"{name}_scale", scales)
-        zero = rewriter.constant(f"{name}_zero", np.zeros(scales.shape, np.int8))
-        attributes = {"axis": axis} if self.per_channel else {}
-        stored = rewriter.constant(f"{name}_int8", integers)
-        node.replace_input_with(1, rewriter.op("DequantizeLinear", [stored, scale, zero], attributes))
-        bias_value = node.inputs[2] if len(node.inputs) > 2 else None
-        bias = constant_of(bias_value)
-        if bias is None or bias_value is None:
-            return ""
-        source = next(item for item in made.values() if item.output is node.inputs[0])
-        product_scale = (scales * source.scale).astype(np.float32)
-        steps = np.rint(bias.astype(np.float64) / product_scale)
-        if np.abs(steps).max(initial=0) > np.iinfo(np.int32).max:
-            return f"The bias of {name} does not fit 32 bits at its scale and stays float."
-        stored = rewriter.constant(f"{bias_value.name}_int32", steps.astype(np.int32))
-        scale = rewriter.constant(f"{bias_value.name}_scale", product_scale)
-        zero = rewriter.constant(f"{bias_value.name}_zero", np.zeros(scales.shape, np.int32))
-        attributes = {"axis": 0} if self.per_channel else {}
-        node.replace_input_with(2, rewriter.op("DequantizeLinear", [stored, scale, zero], attributes))
-        return ""
+        bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        if bias is not None and bias.shape != (weight.shape[axis],):
+            bias = None  # one that is broadcast in another way stays float
+        along = axis if self._per_channel else None
+        least: np.ndarray | float = 0.0
+        if bias is not None:
+            # A channel that is all bias, as pruning and folding leave them, would otherwise have
+            # a scale at which its bias does not fit 32 bits, or, if its weights are zeros, any scale.
+            least = np.abs(bias.astype(np.float64)) / (input_scale * 2**30)
+            least = least if self._per_channel else float(least.max())
+        integers, scales = affine.symmetric(weight, along, self._bits, least)
+        self._put(node, 1, integers, scales, axis)
+        # A convolution's bias is left to the engine, which makes the same integers of it when it loads
+        # (ONNX Runtime from 1.21 on) or adds it as it is: with scale and zero point it takes three times
+        # the space, 2 % of a small network. A Gemm with a float bias gets no integer kernel.
+        if bias is not None and node.op_type != "Conv":
+            product = np.maximum(scales * np.float64(input_scale), np.finfo(np.float32).tiny)
+            scales = np.asarray(product, np.float32)
+            steps = np.rint(bias.astype(np.float64) / scales)
+            self._put(node, 2, steps.astype(np.int32), scales, 0)
+
+    def _put(self, node: ir.Node, index: int, integers: np.ndarray, scales: np.ndarray, axis: int) -> None:
+        value = node.inputs[index]
+        assert value is not None
+        key = (value, axis, scales.tobytes())
+        if key not in self._made:
+            arrays = {"int8" if index == 1 else "int32": integers, "scale": scales}
+            # Zero is what a zero point is where none is given. Only a Gemm, before its integer kernel
+            # is chosen, has to have its weight's spelt out.
+            if index == 1 and node.op_type != "Conv":
+                arrays["zero"] = np.zeros(scales.shape, integers.dtype)
+            self._made[key] = [
+                constant(self._model, f"{value.name}_{end}", item) for end, item in arrays.items()
+            ]
+        attributes = {"axis": axis} if self._per_channel else {}
+        dequantize = ir.node("DequantizeLinear", self._made[key], attributes)
+        assert node.graph is not None
+        node.graph.insert_before(node, dequantize)
+        node.replace_input_with(index, dequantize.outputs[0])
 
 
 @dataclass(frozen=True)
@@ -144,44 +186,37 @@ class _Stream:
             if node.domain:
                 continue
             data = node.inputs[0] if node.inputs else None
-            if node.op_type in _PRODUCTS and data is not None and constant_of(data) is None:
-                weight = constant_of(node.inputs[1])
+            if node.op_type in _PRODUCTS and data is not None and not data.is_initializer():
+                weight = weight_of(node)
                 if weight is None or weight.dtype != np.float32 or not _takes(node, weight):
                     continue
-                # A convolution without an integer output has no integer kernel, so one at a head stays float.
-                if node.op_type == "Conv" and node in logits:
-                    continue
+                if node.op_type == "Conv":
+                    result = _result(node)
+                    # Without an integer result it has no integer kernel, so one at a head stays float.
+                    if result is None or node in logits:
+                        continue
+                    stream.flow.add(result)
                 stream.products.append(node)
                 stream.read.setdefault(data, []).append((node, 0))
-                if node.op_type == "Conv":
-                    stream._follow(node)
-            elif node.op_type in _FOLLOW and stream._streams(node):
-                stream.read |= {v: stream.read.get(v, []) for v in node.inputs if v is not None}
+            elif node.op_type in _FOLLOW and stream._reaches(node):
+                result = _result(node)
+                if result is None:
+                    continue
+                stream.flow.add(result)
                 for index, value in enumerate(node.inputs):
                     if value is not None:
-                        stream.read[value].append((node, index))
-                stream._follow(node)
+                        stream.read.setdefault(value, []).append((node, index))
             elif node.op_type in _MOVE and data in stream.flow and not node.outputs[0].is_graph_output():
                 stream.flow.add(node.outputs[0])
                 stream.moved[node.outputs[0]] = data
         return stream
 
-    def _streams(self, node: ir.Node) -> bool:
+    def _reaches(self, node: ir.Node) -> bool:
+        """Whether integers come in, and no constant, which is not observed."""
         values = list(node.inputs)
-        return (
-            any(value in self.flow for value in values)
-            and not any(value is None or constant_of(value) is not None for value in values)
-            and not node.outputs[0].is_graph_output()
+        return any(value in self.flow for value in values) and not any(
+            value is None or value.is_initializer() for value in values
         )
-
-    def _follow(self, node: ir.Node) -> None:
-        """Let the result of an integer operator, after its ReLU where it has one, join the stream."""
-        output = node.outputs[0]
-        uses = output.uses()
-        if len(uses) == 1 and uses[0].node.op_type in ("Relu", "Clip") and not output.is_graph_output():
-            output = uses[0].node.outputs[0]
-        if not output.is_graph_output():
-            self.flow.add(output)
 
     def ordered(self) -> list[ir.Value]:
         """All quantized tensors in graph order."""
@@ -193,13 +228,23 @@ class _Stream:
         return [value for value in self.ordered() if value not in self.moved]
 
 
+def _result(node: ir.Node) -> ir.Value | None:
+    """What an integer operator makes, after its ReLU where it has one; none where that is an output."""
+    output = node.outputs[0]
+    users = output.consumers()
+    if len(users) == 1 and not output.is_graph_output():
+        user = users[0]
+        if user.op_type in _SATURATING and user.graph is node.graph and user.inputs[0] is output:
+            output = user.outputs[0]
+    return None if output.is_graph_output() else output
+
+
 def _takes(node: ir.Node, weight: np.ndarray) -> bool:
     if node.op_type == "Conv":
         # Integer kernels take input channels in fours: on a picture's three, with nothing to share
         # the rearranging with, they are slower than the float ones.
-        return weight.shape[1] * attribute(node, "group", 1) >= 4
-    plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0)
-    return plain and weight.ndim == 2 and weight.size >= _SMALLEST
+        return bool(weight.shape[1] * attribute(node, "group", 1) >= 4)
+    return is_plain(node) and weight.ndim == 2 and weight.size >= _SMALLEST
 
 
 def _insert(model: ir.Model, stream: _Stream, value: ir.Value, scale: np.float32, zero: int) -> _Quantized:
@@ -207,7 +252,7 @@ def _insert(model: ir.Model, stream: _Stream, value: ir.Value, scale: np.float32
     uses = list(value.uses()) if value in stream.flow else stream.read[value]
     producer = value.producer()
     source = value
-    if producer is not None and producer.op_type in ("Relu", "Clip") and _saturates(producer, scale, zero):
+    if producer is not None and producer.op_type in _SATURATING and _saturates(producer, scale, zero):
         source = producer.inputs[0]  # type: ignore[assignment]
     steps = [constant(model, f"{value.name}_scale", np.array(scale, np.float32))]
     steps.append(constant(model, f"{value.name}_zero", np.array(zero, np.uint8)))
@@ -225,8 +270,11 @@ def _insert(model: ir.Model, stream: _Stream, value: ir.Value, scale: np.float32
 def _saturates(node: ir.Node, scale: np.float32, zero: int) -> bool:
     """Whether quantizing cuts values where `node` (a Relu or Clip) would, so that it can go."""
     if node.op_type == "Relu":
-        return zero == 0
-    low, high = (constant_of(item) if item is not None else None for item in (*node.inputs[1:], None, None)[:2])
+        return not zero
+    bounds = [*node.inputs[1:3], None, None][:2]
+    low, high = (None if bound is None else constant_of(bound) for bound in bounds)
+    if any(bound is not None and constant_of(bound) is None for bound in bounds):
+        return False
     slack = 0.01 * float(scale)
     reaches_low = low is None or -zero * float(scale) >= float(low) - slack
     reaches_high = high is None or (255 - zero) * float(scale) <= float(high) + slack

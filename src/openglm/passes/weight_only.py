@@ -21,33 +21,37 @@ _ACCURACY = {"fp32": 1, "int8": 4}
 
 
 def quantize_linears(
-    model: ir.Model, bits: Literal[4, 8], group_size: int, is_symmetric: bool, compute: Literal["fp32", "int8"],
+    model: ir.Model,
+    bits: Literal[4, 8],
+    group_size: int,
+    is_symmetric: bool,
+    compute: Literal["fp32", "int8"],
     float_heads: bool,
 ) -> int:
     """Replace the linear layers of `model` itself by MatMulNBits; how many."""
     logits = heads(model) if float_heads else set()
+    made: dict[tuple[ir.Value, bool], list[ir.Value | None]] = {}
     done = 0
     for layer in list(linears(model)):
         if layer.weight.size < SMALLEST or layer.node in logits:
             continue
         rewriter = Rewriter(model, layer.node)
-        integers, scales, zeros = affine.blockwise(affine.blocks(layer.weight, group_size), bits, is_symmetric)
-        outputs, count = scales.shape
-        packed = affine.pack_nibbles(integers) if bits == 4 else integers
-        points = None
-        if not is_symmetric:
-            points = rewriter.constant(f"{layer.name}_zero", affine.pack_nibbles(zeros) if bits == 4 else zeros)
+        if layer.key not in made:
+            grouped = affine.blocks(layer.weight, group_size)
+            integers, scales, zeros = affine.blockwise(grouped, bits, is_symmetric)
+            if bits == 4:
+                integers, zeros = affine.pack_nibbles(integers), affine.pack_nibbles(zeros)
+            made[layer.key] = [
+                rewriter.constant(f"{layer.name}_int{bits}", integers),
+                rewriter.constant(f"{layer.name}_scale", scales),
+                None if is_symmetric else rewriter.constant(f"{layer.name}_zero", zeros),
+            ]
         real = rewriter.op(
             "MatMulNBits",
-            [
-                layer.input,
-                rewriter.constant(f"{layer.name}_int{bits}", packed.reshape(outputs, count, -1)),
-                rewriter.constant(f"{layer.name}_scale", scales),
-                points,
-            ],
+            [layer.input, *made[layer.key]],
             {
                 "K": layer.weight.shape[0],
-                "N": outputs,
+                "N": layer.weight.shape[1],
                 "bits": bits,
                 "block_size": group_size,
                 "accuracy_level": _ACCURACY[compute],

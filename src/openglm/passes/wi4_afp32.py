@@ -14,7 +14,7 @@ import onnx_ir as ir
 from openglm.passes import affine
 from openglm.passes.contract import Applied, Context, PassConfig
 from openglm.passes.embeddings import quantize_rows, tables
-from openglm.passes.rewriting import MICROSOFT, Rewriter, clean
+from openglm.passes.rewriting import MICROSOFT, Rewriter, clean, editable
 from openglm.passes.weight_only import quantize_linears
 
 
@@ -40,37 +40,45 @@ class WeightInt4(PassConfig):
         return "_".join(parts)
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
-        model = graph.clone()
+        model = editable(graph)
         done = quantize_linears(model, 4, self.group_size, self.symmetric, self.compute, float_heads=True)
-        if self.embeddings == "int8":
-            done += quantize_rows(model)
-        elif self.embeddings == "int4":
+        clean(model)  # what tied layers no longer read may be a table only
+        if self.embeddings == "int4":
             done += _quantize_rows_int4(model, self.group_size)
+        if self.embeddings != "float":
+            done += quantize_rows(model)
         clean(model)
-        notes = ("Convolutions stay float: 4-bit convolutions have no kernel.",) if _has_convolution(model) else ()
+        notes: tuple[str, ...] = ()
+        if any(node.op_type == "Conv" for node in model.graph.all_nodes()):
+            notes = ("Convolutions stay float: 4-bit convolutions have no kernel.",)
         return Applied(model, bool(done), notes)
 
 
-def _has_convolution(model: ir.Model) -> bool:
-    return any(node.op_type == "Conv" for node in model.graph.all_nodes())
-
-
 def _quantize_rows_int4(model: ir.Model, group_size: int) -> int:
-    """Embedding tables as GatherBlockQuantized: rows of 4-bit groups; how many."""
+    """Embedding tables as GatherBlockQuantized, rows of 4-bit groups, where groups fit a row; how many."""
+    made: dict[str, list[ir.Value]] = {}
     done = 0
     for node, table in tables(model):
         if table.shape[1] % group_size:
             continue
+        source, indices = node.inputs[0], node.inputs[1]
+        assert source is not None
         rewriter = Rewriter(model, node)
-        name = str(node.inputs[0].name)  # type: ignore[union-attr]
-        grouped = table.reshape(table.shape[0], -1, group_size)
-        integers, scales, _ = affine.blockwise(grouped, 4, True)
-        packed = affine.pack_nibbles(integers.reshape(table.shape))
-        # Signed 4-bit: the middle of the unsigned range becomes 0, by flipping the sign bit.
-        signed = ir.PackedTensor(packed ^ np.uint8(0x88), ir.DataType.INT4, shape=ir.Shape(table.shape))
+        name = str(source.name)
+        if name not in made:
+            grouped = table.reshape(table.shape[0], -1, group_size)
+            integers, scales, _ = affine.blockwise(grouped, 4, True)
+            packed = affine.pack_nibbles(integers.reshape(table.shape))
+            # Signed 4-bit: the middle of the unsigned range becomes 0, by flipping the sign bit.
+            signed = ir.PackedTensor(packed ^ np.uint8(0x88), ir.DataType.INT4, shape=ir.Shape(table.shape))
+            made[name] = [
+                rewriter.constant(f"{name}_int4", signed),
+                rewriter.constant(f"{name}_scale", scales),
+            ]
+        integers_value, scales_value = made[name]
         row = rewriter.op(
             "GatherBlockQuantized",
-            [rewriter.constant(f"{name}_int4", signed), node.inputs[1], rewriter.constant(f"{name}_scale", scales)],
+            [integers_value, indices, scales_value],
             {"gather_axis": 0, "quantize_axis": 1, "block_size": group_size},
             domain=MICROSOFT,
         )

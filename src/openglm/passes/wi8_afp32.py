@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from openglm.passes import affine
 from openglm.passes.contract import Applied, Context, PassConfig
 from openglm.passes.embeddings import quantize_rows
-from openglm.passes.rewriting import Rewriter, attribute, clean, constant_of
+from openglm.passes.rewriting import Rewriter, attribute, clean, editable, weight_of
 from openglm.passes.weight_only import SMALLEST, quantize_linears
 
 
@@ -33,11 +34,12 @@ class WeightInt8(PassConfig):
         return self.scheme if self.compute == "fp32" else f"{self.scheme}_g{self.group_size}_compute_int8"
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
-        model = graph.clone()
+        model = editable(graph)
         done = 0
         if self.compute == "int8":
             done += quantize_linears(model, 8, self.group_size, True, "int8", float_heads=True)
         done += _store_as_int8(model)
+        clean(model)  # what tied layers no longer read may be a table only
         done += quantize_rows(model)
         clean(model)
         return Applied(model, bool(done))
@@ -45,22 +47,26 @@ class WeightInt8(PassConfig):
 
 def _store_as_int8(model: ir.Model) -> int:
     """Put int8 constants and DequantizeLinear in the place of float weights; how many."""
-    made: dict[str, tuple[ir.Value, ir.Value]] = {}
+    made: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value]] = {}
     done = 0
     for node in list(model.graph.all_nodes()):
         axis = _output_axis(node)
-        weight = constant_of(node.inputs[1]) if axis is not None else None
-        if axis is None or weight is None or weight.ndim < 2 or weight.size < SMALLEST:
+        weight = weight_of(node) if axis is not None else None
+        if axis is None or weight is None or weight.dtype != np.float32:
             continue
-        name = str(node.inputs[1].name)  # type: ignore[union-attr]
+        if weight.ndim < 2 or weight.size < SMALLEST:
+            continue
+        source = node.inputs[1]
+        assert source is not None
+        axis %= weight.ndim
         rewriter = Rewriter(model, node)
-        if name not in made:
-            integers, scales = affine.symmetric(weight, axis % weight.ndim)
-            made[name] = (
-                rewriter.constant(f"{name}_int8", integers),
-                rewriter.constant(f"{name}_scale", scales),
+        if (source, axis) not in made:
+            integers, scales = affine.symmetric(weight, axis)
+            made[source, axis] = (
+                rewriter.constant(f"{source.name}_int8", integers),
+                rewriter.constant(f"{source.name}_scale", scales),
             )
-        node.replace_input_with(1, rewriter.op("DequantizeLinear", made[name], {"axis": axis % weight.ndim}))
+        node.replace_input_with(1, rewriter.op("DequantizeLinear", made[source, axis], {"axis": axis}))
         done += 1
     return done
 
