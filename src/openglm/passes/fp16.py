@@ -22,7 +22,7 @@ SMALLEST = 64
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 # Their scales decide what every integer means, and engines look for them as plain constants.
 _EXACT = {"QuantizeLinear", "DequantizeLinear"}
-_RANGE = np.finfo(np.float16)
+_RANGE = (float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max))
 
 
 class Half(PassConfig):
@@ -68,7 +68,7 @@ class _Halves:
         if value not in self._made:
             largest = float(np.abs(array).max(initial=0))
             # Below its smallest normal number float16 holds ever fewer digits.
-            if largest == 0 or _RANGE.tiny <= largest <= _RANGE.max:
+            if largest == 0 or _RANGE[0] <= largest <= _RANGE[1]:
                 self._made[value] = constant(self._model, f"{value.name}_fp16", array.astype(np.float16))
             else:
                 self._made[value] = None
