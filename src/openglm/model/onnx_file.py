@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from openglm.errors import InputError
 from openglm.model.model import Model
-from openglm.model.tensor import TensorSpec
+from openglm.model.tensor import NUMBERS, TensorSpec
 
 SUFFIX = ".onnx"
 
@@ -45,10 +46,39 @@ def read(path: Path) -> ir.Model:
         ) from error
     if not model.graph.outputs:
         raise InputError(f"{path} is not a whole ONNX file: it holds no graph.", "Export or copy it again.")
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            _check_external(path, value.const_value)
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            _check_external(path, tensor)
+        elif tensor.dtype != ir.DataType.STRING and not _is_whole(tensor):
+            raise InputError(
+                f"The tensor '{tensor.name}' of {path} has not as many values as its shape says.",
+                "Export or copy the model again.",
+            )
     return model
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every tensor of a model: weights, constants, and those in subgraphs and functions."""
+    graphs = [model.graph]
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for holder in holders:
+        for node in holder.all_nodes():
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    graphs.append(attribute.as_graph())
+                elif attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+    for graph in graphs:
+        yield from (
+            value.const_value for value in graph.initializers.values() if value.const_value is not None
+        )
+
+
+def _is_whole(tensor: ir.TensorProtocol) -> bool:
+    try:
+        return len(tensor.tobytes()) == tensor.nbytes
+    except (ValueError, TypeError):
+        return False
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
@@ -91,10 +121,13 @@ def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
     """The description of graph inputs or outputs; raises `InputError` for one that is no tensor."""
     described = []
     for value in values:
-        if value.dtype is None:
+        dtype = "unknown" if value.dtype is None else value.dtype.name.lower()
+        if value.dtype is not None and value.dtype != ir.DataType.STRING:
+            dtype = value.dtype.numpy().name
+        if not isinstance(value.type, ir.TensorType | None) or not re.match(NUMBERS, dtype):
             raise InputError(
-                f"The graph's '{value.name}' is not a tensor with a type.",
-                "Only tensors in and out are supported.",
+                f"The graph's '{value.name}' is not a tensor of numbers but of type {dtype}.",
+                "Only tensors of numbers in and out are supported.",
             )
         dims = tuple(
             dim
@@ -104,7 +137,7 @@ def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
             else f"{value.name}_{axis}"
             for axis, dim in enumerate(value.shape or ())
         )
-        described.append(TensorSpec(name=value.name or "", dtype=value.dtype.numpy().name, shape=dims))
+        described.append(TensorSpec(name=value.name or "", dtype=dtype, shape=dims))
     return tuple(described)
 
 

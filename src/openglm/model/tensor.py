@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from openglm.errors import InputError
+
+
+NUMBERS = "^(bool|u?int(8|16|32|64)|float(16|32|64))$"
+"""Types that numpy has and an engine can be fed with."""
 
 
 class TensorSpec(BaseModel):
@@ -16,7 +20,7 @@ class TensorSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    dtype: str
+    dtype: str = Field(pattern=NUMBERS)
     """A numpy type name: "float32", "int64", ..."""
     shape: tuple[int | str, ...]
 

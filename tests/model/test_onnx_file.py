@@ -1,0 +1,158 @@
+"""ONNX files: what is refused, and that what is read is written back the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from openglm.errors import InputError
+from openglm.model import onnx_file
+
+
+def net(weight: np.ndarray | None = None) -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[batch, 16] x) => (float[batch, 16] y)'
+        " { h = MatMul(x, w)  y = Relu(h) }"
+    )
+    weight = np.arange(256, dtype=np.float32).reshape(16, 16) if weight is None else weight
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    return proto
+
+
+def external(folder: Path, location: str = "net.data") -> Path:
+    """A model whose weight is in a file beside it."""
+    proto = net()
+    onnx.external_data_helper.set_external_data(proto.graph.initializer[0], location, 0, 1024)
+    (folder / "net.data").write_bytes(proto.graph.initializer[0].raw_data)
+    proto.graph.initializer[0].ClearField("raw_data")
+    (folder / "net.onnx").write_bytes(proto.SerializeToString())
+    return folder / "net.onnx"
+
+
+def test_read_and_write(tmp_path: Path) -> None:
+    path = tmp_path / "a net.onnx"
+    onnx.save(net(), path)
+    model = onnx_file.load(str(path))
+    assert (model.name, model.task) == ("a net", "generic")
+    assert [str(spec) for spec in model.inputs] == ["x: float32[batch, 16]"]
+    onnx_file.write(model.graph, tmp_path / "again.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 16), dtype=np.float32)
+    results = [
+        onnxruntime.InferenceSession(str(tmp_path / name)).run(None, {"x": x})[0]
+        for name in ("a net.onnx", "again.onnx")
+    ]
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"no model at all\n", b"PK\x03\x04" + b"\0" * 50])
+def test_no_onnx(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a whole ONNX file"):
+        onnx_file.read(path)
+
+
+def test_cut_anywhere(tmp_path: Path) -> None:
+    """A file that is cut is refused, or, cut between two fields, at least never crashes."""
+    whole = net().SerializeToString()
+    path = tmp_path / "net.onnx"
+    refused = 0
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        try:
+            onnx_file.check_finite(onnx_file.read(path))
+        except InputError:
+            refused += 1
+    assert refused >= len(range(0, len(whole), 7)) - 1
+
+
+def test_folder_named_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").mkdir()
+    with pytest.raises(InputError, match="There is no file"):
+        onnx_file.read(tmp_path / "net.onnx")
+
+
+def test_external_data(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    model = onnx_file.read(path)
+    assert model.graph.initializers["w"].const_value is not None
+    assert model.graph.initializers["w"].const_value.numpy()[15, 15] == 255
+
+
+def test_external_data_missing(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(InputError, match=r"net\.data .* is missing"):
+        onnx_file.read(path)
+
+
+def test_external_data_too_short(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / "net.data").write_bytes(b"\0" * 1023)
+    with pytest.raises(InputError, match="shorter than the model says"):
+        onnx_file.read(path)
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc/passwd", "sub/../../secret"])
+def test_external_data_outside(tmp_path: Path, place: str) -> None:
+    (tmp_path / "secret").write_bytes(b"\0" * 2048)
+    (tmp_path / "inside" / "sub").mkdir(parents=True)
+    path = external(tmp_path / "inside", place)
+    with pytest.raises(InputError, match="outside its own folder"):
+        onnx_file.read(path)
+
+
+def test_external_data_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    path = external(tmp_path / "inside")
+    (tmp_path / "inside/net.data").rename(tmp_path / "secret")
+    (tmp_path / "inside/net.data").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="outside its own folder"):
+        onnx_file.read(path)
+
+
+def test_external_data_of_a_constant_outside(tmp_path: Path) -> None:
+    proto = net()
+    tensor = proto.graph.initializer.pop()
+    onnx.external_data_helper.set_external_data(tensor, "../secret", 0, 1024)
+    tensor.ClearField("raw_data")
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+    (tmp_path / "secret").write_bytes(b"\0" * 2048)
+    (tmp_path / "inside").mkdir()
+    path = tmp_path / "inside/net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match="outside its own folder"):
+        onnx_file.read(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers(tmp_path: Path, bad: float) -> None:
+    weight = np.zeros((16, 16), np.float32)
+    weight[3, 5] = bad
+    onnx.save(net(weight), tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="'w' holds 1 values that are NaN or infinite"):
+        onnx_file.check_finite(onnx_file.read(tmp_path / "net.onnx"))
+
+
+def test_weight_with_too_few_bytes(tmp_path: Path) -> None:
+    proto = net()
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:100]
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError):
+        onnx_file.check_finite(onnx_file.read(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, ir.TensorType(ir.DataType.STRING), ir.TensorType(ir.DataType.INT4), ir.TensorType(ir.DataType.BFLOAT16),
+     ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))],
+)  # fmt: skip
+def test_an_output_that_is_no_tensor_of_numbers(kind: ir.TypeProtocol | None) -> None:
+    with pytest.raises(InputError, match="'out' is not a tensor of numbers"):
+        onnx_file.specs([ir.Value(name="out", type=kind, shape=ir.Shape([1]))])
