@@ -112,6 +112,35 @@ def test_the_head_and_convolutions_stay_float(build: Build, apply: Apply, rng: n
     assert any("Convolutions" in note for note in result.notes)
 
 
+TIED = """g (int64[n] i) => (float[n,500] y) {
+    x = Gather(t, i) h = MatMul(x, w) r = Tanh(h) u = Transpose <perm=[1,0]> (t) y = MatMul(r, u)
+}"""
+
+
+def test_a_large_tied_head_takes_8_bits(
+    build: Build, run: Run, apply: Apply, rng: np.random.Generator
+) -> None:
+    arrays = {"t": rng.normal(size=(500, 64)).astype(np.float32)}
+    arrays["w"] = rng.normal(size=(64, 64)).astype(np.float32) / 8
+    model = build(TIED, **arrays)
+    result = apply(WeightInt4(), model).graph
+    widths = [n.attributes["bits"].value for n in result.graph if n.op_type == "MatMulNBits"]
+    assert widths == [4, 8]
+    assert len(ir.to_proto(result).SerializeToString()) < 0.65 * arrays["t"].nbytes
+    before, after = (run(m, {"i": np.arange(500)})["y"] for m in (model, result))
+    assert np.abs(before - after).max() < 0.2 * np.abs(before).max()
+
+
+def test_a_small_head_stays_float(build: Build, apply: Apply, rng: np.random.Generator) -> None:
+    model = build(
+        "g (float[n,1024] x) => (float[n,8] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }",
+        w=rng.normal(size=(1024, 1024)).astype(np.float32),
+        v=rng.normal(size=(1024, 8)).astype(np.float32),
+    )
+    kinds = [node.op_type for node in apply(WeightInt4(), model).graph.graph]
+    assert kinds == ["MatMulNBits", "Relu", "MatMul"]
+
+
 def test_compute_int8_is_close(build: Build, run: Run, apply: Apply, rng: np.random.Generator) -> None:
     weight = rng.normal(size=(128, 64)).astype(np.float32)
     model = build("g (float[n,128] x) => (float[n,64] y) { h = MatMul(x, w) y = Abs(h) }", w=weight)

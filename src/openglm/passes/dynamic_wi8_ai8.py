@@ -15,12 +15,10 @@ import onnx_ir as ir
 from openglm.passes import affine
 from openglm.passes.contract import Applied, Context, PassConfig
 from openglm.passes.embeddings import quantize_rows
-from openglm.passes.rewriting import Rewriter, clean, editable, heads, linears
+from openglm.passes.rewriting import Rewriter, clean, editable, linears, small_heads
 
 SMALLEST = 4096
 """Elements of a weight below which quantizing the activations costs more than the product saves."""
-SMALL_HEAD = 0.02
-"""A head with less than this share of all weights stays float: nothing is gained by rounding logits."""
 
 
 class DynamicInt8(PassConfig):
@@ -43,17 +41,15 @@ class DynamicInt8(PassConfig):
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
         model = editable(graph)
-        layers = list(linears(model))
-        total = sum(layer.weight.size for layer in layers)
-        logits = heads(model)
+        logits = small_heads(model)
         # By graph too: what a branch of an If computes exists nowhere else.
         quantized: dict[tuple[object, ...], tuple[ir.Value, ir.Value, ir.Value]] = {}
         made: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value, ir.Value]] = {}
         done, kept = 0, []
-        for layer in layers:
+        for layer in list(linears(model)):
             if layer.weight.size < SMALLEST:
                 continue
-            if layer.node in logits and layer.weight.size < SMALL_HEAD * total:
+            if layer.node in logits:
                 kept.append(f"The head {layer.name} stays float, so that logits keep their precision.")
                 continue
             rewriter = Rewriter(model, layer.node)

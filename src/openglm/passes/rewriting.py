@@ -195,6 +195,7 @@ _AFTER_HEAD = {
     "Unsqueeze", "Transpose", "Cast", "Identity", "Split", "Slice", "Concat",
     "Resize", "DepthToSpace",
 }  # fmt: skip
+_SMALL_HEAD = 0.02
 _BINARY = {"Add", "Sub", "Mul", "Div"}
 
 
@@ -221,6 +222,17 @@ def heads(model: ir.Model) -> set[ir.Node]:
             makers = (value.producer() for value in data)
             waiting.extend(maker for maker in makers if maker and (every or _has_weights(maker)))
     return found
+
+
+def small_heads(model: ir.Model) -> set[ir.Node]:
+    """The heads that stay float: with so small a share of all weights nothing is gained by rounding logits.
+
+    The output layer of a language model, a tenth of it or more, is not among them.
+    """
+    layers = list(linears(model))
+    limit = _SMALL_HEAD * sum(layer.weight.size for layer in layers)
+    logits = heads(model)
+    return {layer.node for layer in layers if layer.node in logits and layer.weight.size < limit}
 
 
 def _has_weights(node: ir.Node) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from openglm.passes import affine
-from openglm.passes.rewriting import MICROSOFT, Rewriter, heads, linears
+from openglm.passes.rewriting import MICROSOFT, Rewriter, heads, linears, small_heads
 
 SMALLEST = 4096
 """Elements of a weight below which nothing is saved."""
@@ -26,34 +26,40 @@ def quantize_linears(
     group_size: int,
     is_symmetric: bool,
     compute: Literal["fp32", "int8"],
-    float_heads: bool,
 ) -> int:
-    """Replace the linear layers of `model` itself by MatMulNBits; how many."""
-    logits = heads(model) if float_heads else set()
-    made: dict[tuple[ir.Value, bool], list[ir.Value | None]] = {}
+    """Replace the linear layers of `model` itself by MatMulNBits; how many.
+
+    A small head stays as it is. A large one takes 8 bits, whatever the others take.
+    """
+    logits, kept = heads(model), small_heads(model)
+    made: dict[tuple[ir.Value, bool, int], list[ir.Value | None]] = {}
     done = 0
     for layer in list(linears(model)):
-        if layer.weight.size < SMALLEST or layer.node in logits:
+        if layer.weight.size < SMALLEST or layer.node in kept:
             continue
+        width = 8 if layer.node in logits else bits
+        # A group wider than the layer would be filled up with zeros.
+        size = min(group_size, max(16, 1 << (layer.weight.shape[0] - 1).bit_length()))
         rewriter = Rewriter(model, layer.node)
-        if layer.key not in made:
-            grouped = affine.blocks(layer.weight, group_size)
-            integers, scales, zeros = affine.blockwise(grouped, bits, is_symmetric)
-            if bits == 4:
+        key = (*layer.key, width)
+        if key not in made:
+            grouped = affine.blocks(layer.weight, size)
+            integers, scales, zeros = affine.blockwise(grouped, width, is_symmetric)
+            if width == 4:
                 integers, zeros = affine.pack_nibbles(integers), affine.pack_nibbles(zeros)
-            made[layer.key] = [
-                rewriter.constant(f"{layer.name}_int{bits}", integers),
+            made[key] = [
+                rewriter.constant(f"{layer.name}_int{width}", integers),
                 rewriter.constant(f"{layer.name}_scale", scales),
                 None if is_symmetric else rewriter.constant(f"{layer.name}_zero", zeros),
             ]
         real = rewriter.op(
             "MatMulNBits",
-            [layer.input, *made[layer.key]],
+            [layer.input, *made[key]],
             {
                 "K": layer.weight.shape[0],
                 "N": layer.weight.shape[1],
-                "bits": bits,
-                "block_size": group_size,
+                "bits": width,
+                "block_size": size,
                 "accuracy_level": _ACCURACY[compute],
             },
             domain=MICROSOFT,

@@ -19,7 +19,10 @@ from openglm.passes.weight_only import quantize_linears
 
 
 class WeightInt4(PassConfig):
-    """4-bit weights in linear layers; embeddings as 8-bit or 4-bit rows; the head stays as it is."""
+    """4-bit weights in linear layers; embeddings as 8-bit or 4-bit rows.
+
+    A small head stays as it is; a large one, as language models have, takes 8 bits.
+    """
 
     scheme: ClassVar[str] = "wi4_afp32"
 
@@ -41,7 +44,7 @@ class WeightInt4(PassConfig):
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
         model = editable(graph)
-        done = quantize_linears(model, 4, self.group_size, self.symmetric, self.compute, float_heads=True)
+        done = quantize_linears(model, 4, self.group_size, self.symmetric, self.compute)
         clean(model)  # what tied layers no longer read may be a table only
         if self.embeddings == "int4":
             done += _quantize_rows_int4(model, self.group_size)

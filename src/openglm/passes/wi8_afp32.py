@@ -39,7 +39,7 @@ class WeightInt8(PassConfig):
         model = editable(graph)
         done = 0
         if self.compute == "int8":
-            done += quantize_linears(model, 8, self.group_size, True, "int8", float_heads=True)
+            done += quantize_linears(model, 8, self.group_size, True, "int8")
         done += _store_as_int8(model)
         clean(model)  # what tied layers no longer read may be a table only
         done += quantize_rows(model)
