@@ -89,6 +89,12 @@ def test_entropy_keeps_all_of_a_uniform(rng: np.random.Generator) -> None:
     assert high > 0.97
 
 
+def test_entropy_of_a_few_values_keeps_all(rng: np.random.Generator) -> None:
+    seen = Entropy()
+    seen.add(rng.normal(size=300).astype(np.float32))
+    assert seen.range() == seen.exact.range()
+
+
 @pytest.mark.parametrize("zeros", [0.3, 0.6, 0.9])
 def test_entropy_is_not_misled_by_the_zeros_of_a_relu(rng: np.random.Generator, zeros: float) -> None:
     values = np.abs(rng.normal(size=200_000)).astype(np.float32)

@@ -349,6 +349,20 @@ def test_a_picture_with_three_channels_enters_a_float_convolution(
     assert kinds(result).count("QuantizeLinear") == 2
 
 
+def test_embedding_tables_become_rows_unless_they_shall_not(
+    build: Build, run: Run, apply: Apply, rng: np.random.Generator
+) -> None:
+    model = build(
+        "g (int64[n] i) => (float[n,64] y) { x = Gather(t, i) y = MatMul(x, w) }",
+        **weights(rng, t=(100, 64), w=(64, 64)),
+    )
+    batch = {"i": np.arange(100)}
+    result = apply(StaticInt8(), model, [batch]).graph
+    assert "t" not in result.graph.initializers
+    close(run, model, result, batch, 0.1)
+    assert "t" in apply(StaticInt8(embeddings=False), model, [batch]).graph.graph.initializers
+
+
 def test_no_layer_and_quantized_layers_are_left_alone(
     build: Build, apply: Apply, rng: np.random.Generator
 ) -> None:

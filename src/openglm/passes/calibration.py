@@ -116,7 +116,8 @@ class Entropy(Histogram):
         magnitudes = (self.counts[half:] + self.counts[half - 1 :: -1]).astype(np.float64)
         # The zeros of a ReLU are exact at any scale; counted, they would call for a fine one.
         magnitudes[0] = magnitudes[1]
-        if not magnitudes.sum():
+        # Fewer values than bins make no distribution: any threshold would do.
+        if self.counts.sum() < self.BINS or not magnitudes.sum():
             return low, high
         last = int(np.flatnonzero(magnitudes)[-1]) + 1
         stops = np.unique(np.linspace(min(self.LEVELS, last), last, 64).astype(int))

@@ -19,6 +19,7 @@ from openglm.errors import InputError
 from openglm.passes import affine
 from openglm.passes.calibration import Method, observe, observer
 from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.embeddings import quantize_rows
 from openglm.passes.rewriting import (
     attribute,
     clean,
@@ -56,6 +57,8 @@ class StaticInt8(PassConfig):
     """One scale for each output channel of a weight, else one for each weight."""
     weight_bits: Literal[7, 8] = 8
     """7 keeps products within 16 bits, for x86 processors without VNNI."""
+    embeddings: bool = True
+    """Store embedding tables as int8 rows."""
 
     @property
     def code(self) -> str:
@@ -64,6 +67,7 @@ class StaticInt8(PassConfig):
         parts += ["symmetric"] if self.symmetric else []
         parts += [] if self.per_channel else ["per_tensor"]
         parts += ["w7"] if self.weight_bits == 7 else []
+        parts += [] if self.embeddings else ["embeddings_float"]
         return "_".join(parts)
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
@@ -92,6 +96,8 @@ class StaticInt8(PassConfig):
             assert source is not None
             weights.quantize(node, scales[source])
         clean(model)
+        if self.embeddings and quantize_rows(model):
+            clean(model)
         return Applied(model, True)
 
     def _affine(self, low: float, high: float) -> tuple[np.float32, int]:
