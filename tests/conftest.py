@@ -17,7 +17,7 @@ import pytest
 from openglm import cli
 
 DEVICE = "cortex-a53-2gb"
-WORDS = "the a cat dog sat ran on under mat rug small big red blue tree house river moved slept ate".split()
+WORDS = "the a cat dog sat ran on under mat rug small big red blue tree house river moved slept ate"
 
 
 class Ran(NamedTuple):
@@ -29,9 +29,7 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Ran]:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Runs `openglm` with arguments in this process."""
 
     def run(*arguments: object) -> Ran:
@@ -141,7 +139,7 @@ def _write_conv(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def bert_folder(once: Callable[..., Path]) -> Path:
-    """A transformers folder: a sentence encoder of two layers with random weights and a vocabulary of words."""
+    """A transformers folder: a sentence encoder of two layers with random weights."""
     return once("tiny-bert", _write_bert)
 
 
@@ -151,7 +149,7 @@ def _write_bert(path: Path) -> None:
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    pieces = special + letters + [f"##{letter}" for letter in letters] + [".", ","] + WORDS
+    pieces = special + letters + [f"##{letter}" for letter in letters] + [".", ","] + WORDS.split()
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     torch.manual_seed(0)
     config = transformers.BertConfig(

@@ -47,7 +47,11 @@ with openglm.load({str(conv_bundle)!r}) as session:
 
 def test_bundle_commands_need_none_of_them(finished: Callable[..., Any], bert_bundle: Path) -> None:
     code = BLOCK + "from openglm.cli import main; main()"
-    for arguments in (("run", bert_bundle, "--text", "a cat"), ("verify", bert_bundle), ("explain", bert_bundle)):
+    for arguments in (
+        ("run", bert_bundle, "--text", "a cat"),
+        ("verify", bert_bundle),
+        ("explain", bert_bundle),
+    ):
         ran = finished(*arguments, code=code)
         assert ran.code == 0, ran.err
 

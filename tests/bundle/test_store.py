@@ -99,7 +99,20 @@ def test_bytes_of_the_manifest(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "/etc/passwd", "a/../../secret", "..\\secret", "C:secret", "C:\\secret", "", ".", "link", "\0", "\ud800", "loop"],
+    [
+        "../secret",
+        "/etc/passwd",
+        "a/../../secret",
+        "..\\secret",
+        "C:secret",
+        "C:\\secret",
+        "",
+        ".",
+        "link",
+        "\0",
+        "\ud800",
+        "loop",
+    ],
 )
 @pytest.mark.parametrize("place", ["file", "model", "probes", "processor"])
 def test_paths_that_leave_the_folder(bundle: Path, name: str, place: str) -> None:
@@ -135,7 +148,9 @@ def test_newer_format(bundle: Path) -> None:
     assert "pip install --upgrade" in caught.value.advice
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "{}", "\udcff", "[" * 100_000, '{"format": "2"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '"x"', "{}", "\udcff", "[" * 100_000, '{"format": "2"}']
+)
 def test_broken_manifest(bundle: Path, content: str) -> None:
     (bundle / FILE).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(VerificationError, match=r"is not valid|cannot be read"):
@@ -165,7 +180,9 @@ def test_zip(bundle: Path, tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["../slipped", "/tmp/slipped", "a/../../slipped", "..\\slipped", "C:/slipped"])
+@pytest.mark.parametrize(
+    "name", ["../slipped", "/tmp/slipped", "a/../../slipped", "..\\slipped", "C:/slipped"]
+)
 def test_zip_that_slips(bundle: Path, tmp_path: Path, name: str) -> None:
     path = zipped(bundle, tmp_path / "b.zip", **{name: b"x"})
     with pytest.raises(VerificationError, match="leaves the bundle"):
@@ -234,7 +251,17 @@ def test_an_earlier_bundle_is_replaced(bundle: Path) -> None:
     assert contents(bundle.parent) == {"bundle/file": b"new"}
 
 
-ENDINGS = [RuntimeError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space"), PermissionError(errno.EACCES, "x")]
+def end(folder: Path, ending: BaseException) -> None:
+    fill(folder)
+    raise ending
+
+
+ENDINGS = [
+    RuntimeError("x"),
+    KeyboardInterrupt(),
+    OSError(errno.ENOSPC, "No space"),
+    PermissionError(errno.EACCES, "x"),
+]
 
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=repr)
@@ -243,8 +270,7 @@ def test_a_failure_leaves_what_was_there(bundle: Path, target: str, ending: Base
     before = contents(bundle.parent)
     expected = OutputError if isinstance(ending, OSError) else type(ending)
     with pytest.raises(expected), writing(bundle.parent / target) as folder:
-        fill(folder)
-        raise ending
+        end(folder, ending)
     assert contents(bundle.parent) == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
@@ -330,7 +356,10 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(store.tempfile, "mkdtemp", refuse)
-    with pytest.raises(OutputError, match=r"cannot be written \(Permission denied\)"), writing(tmp_path / "a/new"):
+    with (
+        pytest.raises(OutputError, match=r"cannot be written \(Permission denied\)"),
+        writing(tmp_path / "a/new"),
+    ):
         pass
     assert not list(tmp_path.iterdir())
 

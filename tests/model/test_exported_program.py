@@ -96,7 +96,10 @@ def test_pickled_weight(changed: Callable[..., Path], tmp_path: Path) -> None:
         return json.dumps(config)
 
     path = changed(
-        {"data/weights/model_weights_config.json": pickled, "data/weights/weight_0": pickle.dumps(Malice(marker))}
+        {
+            "data/weights/model_weights_config.json": pickled,
+            "data/weights/weight_0": pickle.dumps(Malice(marker)),
+        }
     )
     refused(path, "pickled objects", marker)
 
@@ -110,7 +113,10 @@ def test_custom_object(changed: Callable[..., Path], tmp_path: Path) -> None:
         return json.dumps(config)
 
     path = changed(
-        {"data/constants/model_constants_config.json": custom, "data/constants/opaque_obj_0": pickle.dumps(Malice(marker))}
+        {
+            "data/constants/model_constants_config.json": custom,
+            "data/constants/opaque_obj_0": pickle.dumps(Malice(marker)),
+        }
     )
     refused(path, "pickled objects", marker)
 
@@ -130,9 +136,14 @@ def test_older_payloads(changed: Callable[..., Path], tmp_path: Path, name: str)
 
 @pytest.mark.parametrize(
     "name",
-    ["data/aotinductor/model/wrapper.so", "serialized_state_dict.pt", "MODELS/model.json", "models/MODEL.json",
-     "data/weights/model_WEIGHTS_config.json"],
-)  # fmt: skip
+    [
+        "data/aotinductor/model/wrapper.so",
+        "serialized_state_dict.pt",
+        "MODELS/model.json",
+        "models/MODEL.json",
+        "data/weights/model_WEIGHTS_config.json",
+    ],
+)
 def test_more_than_a_graph_and_tensors(changed: Callable[..., Path], tmp_path: Path, name: str) -> None:
     refused(changed({name: b"{}"}), "holds|whole", tmp_path / "marker")
 
@@ -140,9 +151,11 @@ def test_more_than_a_graph_and_tensors(changed: Callable[..., Path], tmp_path: P
 def test_two_files_of_one_name(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "twice.pt2"
     path.write_bytes(saved.read_bytes())
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(path, "a") as archive:
         name = next(name for name in archive.namelist() if name.endswith("model.json"))
-        archive.writestr(name, archive.read(name))
+        content = archive.read(name)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(name, content)
     refused(path, "holds more than", tmp_path / "marker")
 
 
@@ -196,11 +209,16 @@ def test_cut_archive(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.pt2"
     for share in (0.3, 0.9, 0.99):
         path.write_bytes(saved.read_bytes()[: int(saved.stat().st_size * share)])
-        refused(path, "whole|older",  # the archive within it may be whole
-                tmp_path / "marker")
+        refused(
+            path,
+            "whole|older",  # the archive within it may be whole
+            tmp_path / "marker",
+        )
 
 
-@pytest.mark.parametrize("config", ["[]", '{"config": []}', '{"config": {"w": 1}}', '{"config": {"w": {}}}', "{"])
+@pytest.mark.parametrize(
+    "config", ["[]", '{"config": []}', '{"config": {"w": 1}}', '{"config": {"w": {}}}', "{"]
+)
 def test_broken_config(changed: Callable[..., Path], tmp_path: Path, config: str) -> None:
     path = changed({"data/weights/model_weights_config.json": config})
     refused(path, "not a whole .pt2 file", tmp_path / "marker")

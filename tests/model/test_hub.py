@@ -32,7 +32,9 @@ def test_cached_snapshot(finished: Callable[..., Any], home: Path) -> None:
 
 
 def test_not_cached_and_offline(finished: Callable[..., Any], tmp_path: Path) -> None:
-    ran = finished("fit", "someone/other", "-d", "cortex-a53-2gb", env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
+    ran = finished(
+        "fit", "someone/other", "-d", "cortex-a53-2gb", env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    )
     assert ran.code == 2
     assert ran.err.splitlines() == [
         "Error: 'someone/other' is not in the local hub cache, and the hub is not to be asked.",
@@ -75,7 +77,9 @@ def test_what_is_an_id(text: str) -> None:
     assert hub.matches(text)
 
 
-@pytest.mark.parametrize("text", ["name", "a/b/c", "./a", "../a", "/a/b", "a/", "~/a", "a/net.gguf", "a b/c", "a\\b"])
+@pytest.mark.parametrize(
+    "text", ["name", "a/b/c", "./a", "../a", "/a/b", "a/", "~/a", "a/net.gguf", "a b/c", "a\\b"]
+)
 def test_what_is_none(text: str) -> None:
     assert not hub.matches(text)
 

@@ -150,9 +150,14 @@ def test_weight_with_too_few_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [None, ir.TensorType(ir.DataType.STRING), ir.TensorType(ir.DataType.INT4), ir.TensorType(ir.DataType.BFLOAT16),
-     ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))],
-)  # fmt: skip
+    [
+        None,
+        ir.TensorType(ir.DataType.STRING),
+        ir.TensorType(ir.DataType.INT4),
+        ir.TensorType(ir.DataType.BFLOAT16),
+        ir.SequenceType(ir.TensorType(ir.DataType.FLOAT)),
+    ],
+)
 def test_an_output_that_is_no_tensor_of_numbers(kind: ir.TypeProtocol | None) -> None:
     with pytest.raises(InputError, match="'out' is not a tensor of numbers"):
         onnx_file.specs([ir.Value(name="out", type=kind, shape=ir.Shape([1]))])

@@ -17,7 +17,9 @@ def test_what_fits_stays_the_same() -> None:
     assert X.check(array) is array
 
 
-@pytest.mark.parametrize("array", [[[1, 2, 3]], np.ones((1, 3), np.float64), np.ones((1, 3), np.int8), [[True] * 3]])
+@pytest.mark.parametrize(
+    "array", [[[1, 2, 3]], np.ones((1, 3), np.float64), np.ones((1, 3), np.int8), [[True] * 3]]
+)
 def test_converted_without_loss(array: object) -> None:
     assert X.check(array).dtype == np.float32  # type: ignore[arg-type]
 
@@ -26,7 +28,7 @@ def test_converted_without_loss(array: object) -> None:
     "array", [np.array([1.5]), np.array([np.nan]), np.array(["1"]), np.array([1j]), np.array([None], object)]
 )
 def test_type_that_does_not_fit(array: np.ndarray) -> None:
-    with pytest.raises(InputError, match="'y' has type .* where the model takes int64"):
+    with pytest.raises(InputError, match=r"'y' has type .* where the model takes int64"):
         Y.check(array)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,9 @@ def test_a_damaged_copy_is_made_again(
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_weights_that_change_while_python_runs_are_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_change_while_python_runs_are_seen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = AutoModel.from_pretrained(folder).graph
     exported = []
 
@@ -106,9 +107,7 @@ def test_cache_that_cannot_be_written(
         AutoModel.from_pretrained(bert_folder).graph  # noqa: B018
 
 
-def test_full_disk_leaves_no_part(
-    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_no_part(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = AutoModel.from_pretrained(bert_folder).graph
 
     def write(_: ir.Model, path: Path) -> None:
@@ -135,7 +134,12 @@ def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
 
 def test_code_that_comes_with_a_model_is_not_run(folder: Path) -> None:
     (folder / "own.py").write_text(f"open({str(folder / 'marker')!r}, 'w')\n")
-    change(folder / "config.json", architectures=["AutoModel"], model_type="own", auto_map={"AutoModel": "own.Own", "AutoConfig": "own.Own"})
+    change(
+        folder / "config.json",
+        architectures=["AutoModel"],
+        model_type="own",
+        auto_map={"AutoModel": "own.Own", "AutoConfig": "own.Own"},
+    )
     with pytest.raises(InputError, match="cannot load"):
         AutoModel.from_pretrained(folder).graph  # noqa: B018
     assert not (folder / "marker").exists()
@@ -163,7 +167,9 @@ def test_broken_stages(folder: Path, content: str) -> None:
 
 
 def test_stage_that_is_not_supported(folder: Path) -> None:
-    (folder / "modules.json").write_text('[{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": "d"}]')
+    (folder / "modules.json").write_text(
+        '[{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": "d"}]'
+    )
     with pytest.raises(InputError, match="stage 'Dense'"):
         AutoModel.from_pretrained(folder)
 
@@ -208,7 +214,3 @@ def test_task_by_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for architecture, task in tasks.items():
         change(folder / "config.json", architectures=[architecture])
         assert AutoModel.from_pretrained(folder).task == task
-
-
-def test_unused_fixture_types(once: Callable[..., Path]) -> None:
-    assert once("cache", lambda _: pytest.fail("made twice")).is_dir()

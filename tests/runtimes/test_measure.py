@@ -14,7 +14,9 @@ from openglm.runtimes.onnxruntime import Runner
 
 def test_in_turn() -> None:
     order: list[str] = []
-    times = measure.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=4, warmup=1)
+    times = measure.interleaved(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=4, warmup=1
+    )
     assert "".join(order) == "ab" * 5
     assert [len(rounds) for rounds in times.values()] == [4, 4]
     assert all((rounds >= 0).all() for rounds in times.values())

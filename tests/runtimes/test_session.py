@@ -56,7 +56,9 @@ def test_one_text_and_several(texts: Session) -> None:
 def test_pairs(texts: Session) -> None:
     both = embedding(texts, text=["the cat", "a dog"], text_pair=["sat", "ran"])
     assert both.shape == (2, 64)
-    assert not np.array_equal(embedding(texts, text="the cat", text_pair="sat"), embedding(texts, text="the cat"))
+    assert not np.array_equal(
+        embedding(texts, text="the cat", text_pair="sat"), embedding(texts, text="the cat")
+    )
 
 
 def test_arrays_are_what_a_text_becomes(texts: Session) -> None:
@@ -77,9 +79,18 @@ def test_odd_texts(texts: Session, text: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"text": "a", "image": "b"}, {"text_pair": "a"}, {"image": "a", "text_pair": "b"}, {"text": []},
-     {"text": ["a", "b"], "text_pair": ["c"]}, {"text": [1]}, {"text": [None]}, {"text": ["a"], "text_pair": [None, "b"]}],
-)  # fmt: skip
+    [
+        {},
+        {"text": "a", "image": "b"},
+        {"text_pair": "a"},
+        {"image": "a", "text_pair": "b"},
+        {"text": []},
+        {"text": ["a", "b"], "text_pair": ["c"]},
+        {"text": [1]},
+        {"text": [None]},
+        {"text": ["a"], "text_pair": [None, "b"]},
+    ],
+)
 def test_what_does_not_go_together(texts: Session, given: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         texts.run(**given)
@@ -94,9 +105,13 @@ def test_arrays_along_with_text(texts: Session) -> None:
 
 @pytest.mark.parametrize(
     ("array", "text"),
-    [(np.zeros((1, 3, 8, 8), np.float32), r"shape \[1, 3, 8, 8\]"), (np.zeros((3, 16, 16), np.float32), "shape"),
-     (np.array([["a"]]), "type"), ([[1], [2, 3]], "differ in length")],
-)  # fmt: skip
+    [
+        (np.zeros((1, 3, 8, 8), np.float32), r"shape \[1, 3, 8, 8\]"),
+        (np.zeros((3, 16, 16), np.float32), "shape"),
+        (np.array([["a"]]), "type"),
+        ([[1], [2, 3]], "differ in length"),
+    ],
+)
 def test_wrong_shape_or_type(pictures: Session, array: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
         pictures.run({"pixel_values": array})
@@ -146,7 +161,9 @@ def test_closed(bert_bundle: Path) -> None:
     session.close()
 
 
-def test_zip_is_unpacked_while_open(bert_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zip_is_unpacked_while_open(
+    bert_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = Path(shutil.make_archive(str(tmp_path / "b"), "zip", bert_bundle))
     with openglm.load(path) as session:
@@ -196,19 +213,30 @@ def test_another_models_outputs(bundle: Path, change: Callable[[np.ndarray], np.
         array = onnx.numpy_helper.to_array(tensor)
         if array.dtype.kind == "f" and array.ndim > 1:
             tensor.CopyFrom(onnx.numpy_helper.from_array(change(array).astype(array.dtype), tensor.name))
-    with openglm.load(replaced(bundle, "model.onnx", model.SerializeToString())) as session:
-        with pytest.raises(VerificationError, match=text):
-            session.verify()
+    with (
+        openglm.load(replaced(bundle, "model.onnx", model.SerializeToString())) as session,
+        pytest.raises(VerificationError, match=text),
+    ):
+        session.verify()
 
 
-@pytest.mark.parametrize("signature", ["(float[n, 3, 16, 16] pixel_values) => (float[n, 3, 16, 16] other)",
-                                       "(float[n] x) => (float[n] logits)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "(float[n, 3, 16, 16] pixel_values) => (float[n, 3, 16, 16] other)",
+        "(float[n] x) => (float[n] logits)",
+    ],
+)
 def test_a_model_with_other_names(bundle: Path, signature: str) -> None:
     one, other = ("pixel_values", "other") if "pixel" in signature else ("x", "logits")
-    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {signature} {{ {other} = Relu({one}) }}')
-    with openglm.load(replaced(bundle, "model.onnx", proto.SerializeToString())) as session:
-        with pytest.raises(VerificationError, match="do not go with the model"):
-            session.verify()
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g {signature} {{ {other} = Relu({one}) }}'
+    )
+    with (
+        openglm.load(replaced(bundle, "model.onnx", proto.SerializeToString())) as session,
+        pytest.raises(VerificationError, match="do not go with the model"),
+    ):
+        session.verify()
 
 
 def test_a_model_that_does_not_load(bundle: Path) -> None:
@@ -220,17 +248,21 @@ def test_probes_that_prove_nothing(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     for arrays in ({}, {"0/in.pixel_values": np.zeros((1, 3, 16, 16), np.float32)}, {"x": np.zeros(1)}):
         np.savez(path, **arrays)  # type: ignore[arg-type]
-        with openglm.load(replaced(bundle, "probes.npz", path.read_bytes())) as session:
-            with pytest.raises(VerificationError):
-                session.verify()
+        with (
+            openglm.load(replaced(bundle, "probes.npz", path.read_bytes())) as session,
+            pytest.raises(VerificationError),
+        ):
+            session.verify()
 
 
 def test_pickles_in_probes_are_not_read(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     np.savez(path, **{"0/in.pixel_values": np.array([{}], object)})  # type: ignore[arg-type]
-    with openglm.load(replaced(bundle, "probes.npz", path.read_bytes())) as session:
-        with pytest.raises(VerificationError, match="allow_pickle"):
-            session.verify()
+    with (
+        openglm.load(replaced(bundle, "probes.npz", path.read_bytes())) as session,
+        pytest.raises(VerificationError, match="allow_pickle"),
+    ):
+        session.verify()
 
 
 def test_tokenizer_that_is_gone_from_the_bundle(text_bundle: Path) -> None:

@@ -158,7 +158,8 @@ def _explain(manifest: Manifest) -> None:
     out.print(f"\nMeasured on {escape(host.processor)}, {escape(host.engine)}, {threads}:")
     out.print(f"  size      {before.size_bytes / 1e6:.1f} MB -> {after.size_bytes / 1e6:.1f} MB")
     out.print(
-        f"  latency   {before.timing.median_ms:.2f} ms -> {after.timing.median_ms:.2f} ms ({manifest.speedup:.2f}x)"
+        f"  latency   {before.timing.median_ms:.2f} ms -> {after.timing.median_ms:.2f} ms "
+        f"({manifest.speedup:.2f}x)"
     )
     if before.peak_memory_mb and after.peak_memory_mb:
         out.print(f"  memory    {before.peak_memory_mb:.1f} MB -> {after.peak_memory_mb:.1f} MB")

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from openglm.errors import InputError
 
-
 NUMBERS = "^(bool|u?int(8|16|32|64)|float(16|32|64))$"
 """Types that numpy has and an engine can be fed with."""
 
