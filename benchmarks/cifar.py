@@ -2,7 +2,7 @@
 
 Training takes about a quarter of an hour on two cores and is done once: the weights are kept. It
 goes from small pictures to large, because an epoch at 224 costs twelve at 64 and the features
-carry over; the last, short stages only get the network used to the size it is measured at.
+carry over; the last, short stages get the network used to the size it is measured at.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nets import MobileNetV2
 SIZE = 224
 SEED = 20
 # Side of the pictures, how many are shown, batch, highest learning rate.
-STAGES = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 2_000, 32, 2e-4))
+STAGES = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 2_000, 32, 2e-4), (SIZE, 8_000, 32, 8e-4))
 
 
 def images(data: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:

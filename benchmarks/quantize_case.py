@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from openglm import passes
 from openglm.model import onnx_file
 from openglm.passes.contract import Context, parse_step
 from openglm.runtimes.onnxruntime import Runner
@@ -97,13 +98,19 @@ def by_peer(path: Path, make: Callable[..., None], source: Path, *arguments: Any
 
 
 def by_us(
-    path: Path, source: Path, recipe: Sequence[Mapping[str, Any]], batches: Callable[[], Iterable[Batch]]
+    folder: Path, source: Path, recipe: Sequence[Mapping[str, Any]], batches: Callable[[], Iterable[Batch]]
 ) -> Path:
-    """The file that a recipe makes, always anew: the passes may have changed."""
-    graph = onnx_file.read(source)
-    for step in recipe:
-        graph = parse_step(step).apply(graph, Context(calibration=batches)).graph
-    onnx_file.write(graph, path)
+    """The file that a recipe makes; made anew where the source, the recipe or a pass has changed."""
+    depends = hashlib.sha256(json.dumps(recipe).encode())
+    for path in (source, *sorted(Path(passes.__path__[0]).glob("*.py"))):
+        depends.update(path.read_bytes())
+    path = folder / f"openglm-{depends.hexdigest()[:16]}.onnx"
+    if not path.is_file():
+        print(f"making: {spelled(recipe)}", flush=True)
+        graph = onnx_file.read(source)
+        for step in recipe:
+            graph = parse_step(step).apply(graph, Context(calibration=batches)).graph
+        onnx_file.write(graph, path)
     return path
 
 

@@ -26,7 +26,7 @@ def case(data: Path, folder: Path) -> Case:
     """The candidates, made in `folder` where they are not there; the network is trained where it is not."""
     fp32 = folder / "fp32.onnx"
     if not fp32.is_file():
-        net = cifar.trained(data, folder.parent / "mobilenetv2-cifar10.pt")
+        net = cifar.trained(data, folder.parents[1] / "mobilenetv2-cifar10.pt")
         model = AutoModel.wrap(net, (torch.zeros(1, 3, cifar.SIZE, cifar.SIZE),), task="image-classification")
         onnx_file.write(model.graph, fp32)
     pictures, labels = (part[:EVALUATION] for part in cifar.images(data, "test"))
@@ -69,8 +69,8 @@ def _candidates(
     version = peers.versions()
     ort, olive, nncf = (f"{name}-{version[name]}" for name in ("onnxruntime", "olive-ai", "nncf"))
     found = [Candidate("fp32", "fp32", fp32)]
-    for index, recipe in enumerate(OURS):
-        path = by_us(folder / f"ours-{index}.onnx", fp32, recipe, calibration)
+    for recipe in OURS:
+        path = by_us(folder, fp32, recipe, calibration)
         found.append(Candidate(f"openglm {spelled(recipe)}", "ours", path))
     for method in ("MinMax", "Percentile", "Entropy"):
         path = by_peer(folder / f"{ort}-{method}.onnx", peers.ort_static, fp32, calibration(), method=method)

@@ -76,8 +76,8 @@ def _candidates(
     version = peers.versions()
     ort, olive, nncf = (f"{name}-{version[name]}" for name in ("onnxruntime", "olive-ai", "nncf"))
     found = [Candidate("fp32", "fp32", fp32)]
-    for index, recipe in enumerate(OURS):
-        path = by_us(folder / f"ours-{index}.onnx", fp32, recipe, calibration)
+    for recipe in OURS:
+        path = by_us(folder, fp32, recipe, calibration)
         found.append(Candidate(f"openglm {spelled(recipe)}", "ours", path))
     for per_channel in (False, True):
         how = "per channel" if per_channel else "per tensor"
