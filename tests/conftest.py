@@ -118,8 +118,8 @@ def conv_file(once: Callable[..., Path]) -> Path:
 def _write_conv(path: Path) -> None:
     import torch
 
-    from openglm.model import onnx_file
-    from openglm.model.module import export
+    from openglm.model.sources import onnx_file
+    from openglm.model.sources.module import export
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:

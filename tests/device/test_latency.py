@@ -13,7 +13,7 @@ import pytest
 from openglm.device import latency as roofline
 from openglm.device.latency import predict
 from openglm.device.profile import Device, Unit, figures, load
-from openglm.model.statistics import Layer, Statistics, analyse
+from openglm.model.analysis.statistics import Layer, Statistics, analyse
 
 
 def device(**changes: Any) -> Device:

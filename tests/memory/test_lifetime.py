@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from openglm.memory.lifetime import Lifetime, lifetimes, peak, peak_activation_bytes
-from openglm.model.shapes import resolve
+from openglm.model.analysis.shapes import resolve
 
 FLOAT = TensorProto.FLOAT
 

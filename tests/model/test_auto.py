@@ -37,7 +37,7 @@ def test_misspelt_zoo_name() -> None:
     "name", ["models/net.gguf", "models/net.tflite", "models/net.PT", "models/weights.bin"]
 )
 def test_a_missing_file_is_no_hub_id(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openglm.model.hub.folder_of", lambda _: pytest.fail("the network was asked"))
+    monkeypatch.setattr("openglm.model.sources.hub.folder_of", lambda _: pytest.fail("the network was asked"))
     with pytest.raises(InputError, match="There is no model"):
         AutoModel.from_pretrained(name)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from openglm.errors import InputError
-from openglm.model import hub
+from openglm.model.sources import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

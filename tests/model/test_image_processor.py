@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from openglm.errors import InputError, MissingExtraError
-from openglm.model.image_processor import ImageProcessor
-from openglm.model.processor import from_settings
+from openglm.model.processors.image_processor import ImageProcessor
+from openglm.model.processors.processor import from_settings
 
 PIL = pytest.importorskip("PIL", reason="Pillow is what image files are read with")
 from PIL import Image  # noqa: E402

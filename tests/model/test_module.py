@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 
 from openglm.errors import InputError, MissingExtraError
-from openglm.model import module as modules
 from openglm.model.auto import AutoModel
+from openglm.model.sources import module as modules
 
 torch = pytest.importorskip("torch", reason="torch, which exports modules, is not installed")
 
@@ -109,7 +109,7 @@ def test_a_failure_without_words() -> None:
 
 def test_weights_that_are_nan_are_told_by_the_weight() -> None:
     """The graph gives NaN where the module does: the export is right, and the weight is what is wrong."""
-    from openglm.model.onnx_file import check_finite
+    from openglm.model.sources.onnx_file import check_finite
 
     net = Linear()
     net.layer.weight.data[0, 0] = float("nan")

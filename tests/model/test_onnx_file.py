@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from openglm.errors import InputError
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 
 
 def net(weight: np.ndarray | None = None) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from openglm.errors import InputError
-from openglm.model.shapes import parse_dims, resolve
+from openglm.model.analysis.shapes import parse_dims, resolve
 
 
 def parse(text: str, opset: int = 20) -> ir.Model:

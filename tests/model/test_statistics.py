@@ -11,8 +11,8 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from openglm.model.grouping import group
-from openglm.model.statistics import Layer, analyse
+from openglm.model.analysis.grouping import group
+from openglm.model.analysis.statistics import Layer, analyse
 
 
 def parse(text: str) -> ir.Model:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from openglm.errors import InputError, MissingExtraError
-from openglm.model.processor import from_settings
-from openglm.model.text_processor import TextProcessor
+from openglm.model.processors.processor import from_settings
+from openglm.model.processors.text_processor import TextProcessor
 
 ALL = ("input_ids", "attention_mask", "token_type_ids")
 VOCABULARY = {"[PAD]": 7, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5, "##b": 6}

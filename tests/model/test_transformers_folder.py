@@ -14,9 +14,9 @@ import onnxruntime
 import pytest
 
 from openglm.errors import InputError, OutputError
-from openglm.model import transformers_folder
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
+from openglm.model.sources import transformers_folder
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.errors import InputError
-from openglm.model.wordpiece import WordPiece, reads
+from openglm.model.processors.wordpiece import WordPiece, reads
 
 tokenizers = pytest.importorskip("tokenizers", reason="the tokenizers library is what ids are compared with")
 

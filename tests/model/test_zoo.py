@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from openglm.errors import InputError
-from openglm.model import hub, zoo
 from openglm.model.auto import AutoModel
+from openglm.model.sources import hub, zoo
 
 NAME = "all-minilm-l6-v2"
 

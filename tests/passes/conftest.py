@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 from openglm.passes.contract import Applied, Context, PassConfig
 from openglm.runtimes.onnxruntime import Runner
 

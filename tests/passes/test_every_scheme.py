@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from openglm.model.module import export
+from openglm.model.sources.module import export
 from openglm.passes.contract import Applied, PassConfig
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half

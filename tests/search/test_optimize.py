@@ -16,7 +16,7 @@ from openglm.bundle.manifest import FILE, Manifest
 from openglm.bundle.store import read_manifest, sha256
 from openglm.device.budget import Budget
 from openglm.errors import InputError, OutputError
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 from openglm.search import optimize as search
 from openglm.search import trial as trials
 from openglm.search.optimize import Progress, Result

@@ -44,7 +44,7 @@ def fit(
     Nothing is run or measured: every figure is predicted. Exit codes: 0 fits, 2 bad input, 3 does not fit.
     """
     from openglm.device import fit as verdicts
-    from openglm.model.shapes import parse_dims
+    from openglm.model.analysis.shapes import parse_dims
 
     budget = verdicts.Budget(
         latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms

@@ -62,7 +62,7 @@ def compare(
 
     from rich.markup import escape
 
-    from openglm.model.shapes import parse_dims
+    from openglm.model.analysis.shapes import parse_dims
     from openglm.search.comparison import compare as measure
 
     dims = parse_dims(shape)

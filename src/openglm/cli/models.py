@@ -12,9 +12,9 @@ from openglm.cli.console import out, print_json
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from openglm.model.analysis.shapes import Shapes
+    from openglm.model.analysis.statistics import Layer, Statistics
     from openglm.model.model import Model
-    from openglm.model.shapes import Shapes
-    from openglm.model.statistics import Layer, Statistics
 
 ROWS = 20
 """Rows of the table of layers where no other number is asked for."""
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def models(json: bool = typer.Option(False, "--json", help="Print the list as JSON.")) -> None:
     """List the models known by name."""
-    from openglm.model.zoo import ZOO
+    from openglm.model.sources.zoo import ZOO
 
     entries: list[dict[str, Any]] = [
         {
@@ -71,10 +71,10 @@ def inspect(
 ) -> None:
     """Show what MODEL is made of: parameters, multiply-accumulates, bytes, operators and layers."""
     from openglm.memory.lifetime import peak_activation_bytes
+    from openglm.model.analysis.grouping import group
+    from openglm.model.analysis.shapes import parse_dims
+    from openglm.model.analysis.statistics import analyse
     from openglm.model.auto import AutoModel
-    from openglm.model.grouping import group
-    from openglm.model.shapes import parse_dims
-    from openglm.model.statistics import analyse
 
     dims = parse_dims(shape)
     loaded = AutoModel.from_pretrained(model)

@@ -75,7 +75,7 @@ def optimize(
     """
     from openglm.bundle.store import check_target
     from openglm.device.fit import Budget
-    from openglm.model.shapes import parse_dims
+    from openglm.model.analysis.shapes import parse_dims
     from openglm.search.optimize import optimize as search
 
     budget = Budget(

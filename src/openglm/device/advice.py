@@ -9,7 +9,7 @@ from openglm.device.budget import Budget
 from openglm.device.footprint import ENGINE_BYTES, WORKING_BYTES
 from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.profile import Device
-from openglm.model.statistics import Statistics
+from openglm.model.analysis.statistics import Statistics
 
 Action = Literal["deploy", "optimize", "infeasible"]
 

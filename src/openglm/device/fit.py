@@ -19,8 +19,8 @@ from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.profile import Device, UnitKind
 from openglm.errors import InputError
 from openglm.memory.lifetime import peak_activation_bytes
+from openglm.model.analysis.statistics import Statistics, analyse
 from openglm.model.model import Model
-from openglm.model.statistics import Statistics, analyse
 
 __all__ = ["Budget", "Limit", "Verdict", "fit"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from openglm.device.latency import BANDWIDTH_SHARE
 from openglm.device.profile import Device
-from openglm.model.statistics import Layer, Statistics
+from openglm.model.analysis.statistics import Layer, Statistics
 
 ENGINE_BYTES = 28e6
 """The engine's library and one session, with no weights."""

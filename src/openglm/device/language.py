@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from openglm.device.latency import BANDWIDTH_SHARE, LatencyPrediction
 from openglm.device.profile import Device
-from openglm.model.statistics import Statistics
+from openglm.model.analysis.statistics import Statistics
 
 KV_BYTES = 4
 """Bytes of an element of the key-value cache: float, as ONNX Runtime keeps it on a CPU."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from openglm.device.profile import Device, Precision, Unit
-from openglm.model.statistics import Layer, Statistics
+from openglm.model.analysis.statistics import Layer, Statistics
 
 Bound = Literal["compute", "memory", "overhead"]
 

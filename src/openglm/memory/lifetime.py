@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from openglm.model.inference import subgraphs
-from openglm.model.operations import VIEWS
-from openglm.model.shapes import Shapes
+from openglm.model.analysis.inference import subgraphs
+from openglm.model.analysis.operations import VIEWS
+from openglm.model.analysis.shapes import Shapes
 
 
 @dataclass(frozen=True)

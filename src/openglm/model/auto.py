@@ -40,14 +40,14 @@ class AutoModel:
             return source
         text = str(source)
         for name in SOURCES:
-            module = import_module(f"openglm.model.{name}")
+            module = import_module(f"openglm.model.sources.{name}")
             if module.matches(text):
                 model: Model = module.load(text)
                 model.name, model.source = printable(model.name), printable(model.source)
                 return model
         from pathlib import Path
 
-        from openglm.model.zoo import ZOO
+        from openglm.model.sources.zoo import ZOO
 
         if Path(text).exists():
             raise InputError(f"The format of {text} is not supported.", f"Supported are: {SUPPORTED}.")
@@ -69,7 +69,7 @@ class AutoModel:
         dimension of each is taken as a batch of any size unless `dynamic_shapes` (as in
         `torch.export`) says otherwise. Exporting happens when the graph is first needed.
         """
-        from openglm.model.module import wrap
+        from openglm.model.sources.module import wrap
 
         return wrap(
             module, example_inputs, name=name, task=task, processor=processor, dynamic_shapes=dynamic_shapes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from openglm.model.processor import Processor
+    from openglm.model.processors.processor import Processor
     from openglm.model.tensor import TensorSpec
 
 
@@ -44,13 +44,13 @@ class Model:
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the graph takes, in order."""
-        from openglm.model.onnx_file import specs
+        from openglm.model.sources.onnx_file import specs
 
         return specs(self.graph.graph.inputs)
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the graph returns, in order."""
-        from openglm.model.onnx_file import specs
+        from openglm.model.sources.onnx_file import specs
 
         return specs(self.graph.graph.outputs)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from openglm.errors import InputError
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 from openglm.runtimes.onnxruntime import Runner
 
 Method = Literal["minmax", "percentile", "entropy"]

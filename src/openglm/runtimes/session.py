@@ -15,7 +15,7 @@ import numpy as np
 from openglm.bundle.manifest import Manifest
 from openglm.bundle.store import opened
 from openglm.errors import InputError, VerificationError
-from openglm.model.processor import Processor, from_settings
+from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.tensor import check_inputs
 from openglm.runtimes.onnxruntime import NAME, Runner, check_threads
 

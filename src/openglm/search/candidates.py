@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openglm.model.statistics import Statistics
+from openglm.model.analysis.statistics import Statistics
 from openglm.passes.contract import PassConfig
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half

@@ -11,10 +11,10 @@ from openglm.bundle.manifest import Host, Timing
 from openglm.bundle.store import is_bundle, opened
 from openglm.errors import InputError
 from openglm.metrics.fidelity import metric as fidelity
-from openglm.model import onnx_file
 from openglm.model.auto import AutoModel, printable
 from openglm.model.model import Model
-from openglm.model.processor import from_settings
+from openglm.model.processors.processor import from_settings
+from openglm.model.sources import onnx_file
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner, version
 from openglm.search.feed import Feed, sizes

@@ -12,8 +12,8 @@ from openglm.data.dataset import Dataset, Sample
 from openglm.data.text import calibration_text, noise
 from openglm.errors import InputError
 from openglm.metrics.metric import Evaluation
+from openglm.model.analysis.shapes import resolve
 from openglm.model.model import Model
-from openglm.model.shapes import resolve
 from openglm.model.tensor import check_inputs
 from openglm.runtimes.onnxruntime import Runner
 

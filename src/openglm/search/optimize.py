@@ -18,10 +18,10 @@ from openglm.device.fit import Verdict, fit
 from openglm.device.profile import Device
 from openglm.errors import InputError, OutputError
 from openglm.metrics import resolve
-from openglm.model import onnx_file
+from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
-from openglm.model.statistics import analyse
+from openglm.model.sources import onnx_file
 from openglm.runtimes.measure import host
 from openglm.runtimes.onnxruntime import Runner, check_threads
 from openglm.search.candidates import code, recipes

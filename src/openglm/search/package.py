@@ -14,9 +14,9 @@ import numpy as np
 from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
 from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
+from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
 from openglm.model.model import Model
-from openglm.model.statistics import analyse
 from openglm.report.page import render
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner

@@ -17,8 +17,8 @@ from openglm.device.budget import Budget
 from openglm.device.profile import Device
 from openglm.errors import OpenGLMError
 from openglm.metrics.metric import Metric
-from openglm.model import onnx_file
 from openglm.model.model import Model
+from openglm.model.sources import onnx_file
 from openglm.passes.contract import Context
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openglm.model.statistics import Layer
+from openglm.model.analysis.statistics import Layer
 
 NO_MODULE = "(no module)"
 

@@ -6,8 +6,8 @@ import json
 from typing import Any, Protocol
 
 from openglm.errors import InputError, MissingExtraError
-from openglm.model import wordpiece
-from openglm.model.wordpiece import Encoding, WordPiece
+from openglm.model.processors import wordpiece
+from openglm.model.processors.wordpiece import Encoding, WordPiece
 
 
 class Tokenizer(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from openglm.model.contrib import attribute
+from openglm.model.analysis.contrib import attribute
 
 # Inputs that describe a quantization, or a statistic that training does not learn; not parameters.
 _NOT_PARAMETERS: dict[str, frozenset[int]] = {

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from openglm.errors import InputError, nearest
-from openglm.model.inference import Inference, TensorInfo
+from openglm.model.analysis.inference import Inference, TensorInfo
 
 Size = Mapping[str, int]
 

@@ -42,11 +42,11 @@ def from_settings(settings: Mapping[str, Any], folder: Path) -> Processor:
     """
     kind = settings.get("kind")
     if kind == "text":
-        from openglm.model.text_processor import TextProcessor
+        from openglm.model.processors.text_processor import TextProcessor
 
         return TextProcessor.from_settings(settings, folder)
     if kind == "image":
-        from openglm.model.image_processor import ImageProcessor
+        from openglm.model.processors.image_processor import ImageProcessor
 
         return ImageProcessor.from_settings(settings)
     raise InputError(f"There is no processor of kind '{kind}'.", nearest(str(kind), ("text", "image")))

@@ -44,7 +44,7 @@ class Entry:
         """The folder with the model's files: the installed package's, else the hub's."""
         if (packaged := self._packaged()) is not None:
             return packaged
-        from openglm.model.hub import folder_of
+        from openglm.model.sources.hub import folder_of
 
         try:
             return Path(folder_of(self.hub_id))
@@ -77,7 +77,7 @@ def matches(source: str) -> bool:
 
 def load(source: str) -> Model:
     """A model of the zoo; raises `InputError` where its weights are not there or not the right ones."""
-    from openglm.model import transformers_folder
+    from openglm.model.sources import transformers_folder
 
     entry = ZOO[source]
     folder = entry.folder()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openglm.errors import InputError
-from openglm.model import tokenizer
+from openglm.model.processors import tokenizer
 
 FILE = "tokenizer.json"
 

@@ -11,8 +11,8 @@ from math import prod
 
 import onnx_ir as ir
 
-from openglm.model.contrib import attribute
-from openglm.model.inference import TensorInfo
+from openglm.model.analysis.contrib import attribute
+from openglm.model.analysis.inference import TensorInfo
 
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"))
 """Operators whose output is their input's memory under another shape: engines copy nothing."""

@@ -28,7 +28,7 @@ def load(source: str) -> Model:
     if not path.is_file():
         raise InputError(f"There is no file {path}.", "Check the path.")
     refuse_pickles(path)
-    from openglm.model.module import first_line, quiet, require_torch
+    from openglm.model.sources.module import first_line, quiet, require_torch
 
     torch = require_torch()
     refuse_pickled_samples(torch, path)
@@ -150,7 +150,7 @@ def refuse_pickled_samples(torch: Any, path: Path) -> None:
 
 
 def _export(program: Any) -> Any:
-    from openglm.model.module import OPSET, first_line, quiet, require_torch, strip
+    from openglm.model.sources.module import OPSET, first_line, quiet, require_torch, strip
 
     torch = require_torch()
     try:

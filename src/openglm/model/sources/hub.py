@@ -24,7 +24,7 @@ def matches(source: str) -> bool:
 
 def load(source: str) -> Model:
     """The model of a hub id: from the cache, else fetched, unless HF_HUB_OFFLINE is set."""
-    from openglm.model import transformers_folder
+    from openglm.model.sources import transformers_folder
 
     model = transformers_folder.load(folder_of(source))
     model.source = source

@@ -9,12 +9,12 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from openglm.model.inference import TensorInfo, subgraphs, trip_count
-from openglm.model.naming import module_of
-from openglm.model.operations import multiply_accumulates, other_operations
-from openglm.model.roles import Roles
-from openglm.model.shapes import Shapes, resolve
-from openglm.model.weights import Weights
+from openglm.model.analysis.inference import TensorInfo, subgraphs, trip_count
+from openglm.model.analysis.naming import module_of
+from openglm.model.analysis.operations import multiply_accumulates, other_operations
+from openglm.model.analysis.roles import Roles
+from openglm.model.analysis.shapes import Shapes, resolve
+from openglm.model.analysis.weights import Weights
 
 LayerPrecision = Literal["fp32", "fp16", "int8", "int4w"]
 

@@ -13,10 +13,10 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from openglm.model.contrib import attribute
-from openglm.model.inference import TensorInfo
-from openglm.model.operations import MOVES, VIEWS
-from openglm.model.weights import Weights
+from openglm.model.analysis.contrib import attribute
+from openglm.model.analysis.inference import TensorInfo
+from openglm.model.analysis.operations import MOVES, VIEWS
+from openglm.model.analysis.weights import Weights
 
 _CONV = frozenset(("Conv", "QLinearConv", "ConvInteger", "ConvTranspose", "FusedConv"))
 _PRODUCTS = _CONV | {"MatMul", "Gemm", "MatMulNBits", "FusedMatMul"}

@@ -18,9 +18,9 @@ from typing import Any
 import onnx_ir as ir
 
 from openglm.errors import InputError, MissingExtraError, OutputError
-from openglm.model import onnx_file
 from openglm.model.model import Model
-from openglm.model.zoo import file_sha256
+from openglm.model.sources import onnx_file
+from openglm.model.sources.zoo import file_sha256
 
 EXPORT_REVISION = 1
 """Raised whenever the same folder would be exported to another graph."""
@@ -109,12 +109,12 @@ def _pooling(folder: Path) -> dict[str, Any] | None:
 
 def _processor(folder: Path, task: str, config: Mapping[str, Any]) -> Any:
     if (folder / "preprocessor_config.json").is_file():
-        from openglm.model.image_processor import ImageProcessor
+        from openglm.model.processors.image_processor import ImageProcessor
 
         return ImageProcessor.from_folder(folder)
     if not (folder / "tokenizer.json").is_file():
         return None
-    from openglm.model.text_processor import TextProcessor
+    from openglm.model.processors.text_processor import TextProcessor
 
     # RoBERTa's positions start after the padding id, which takes two from its table.
     positions = config.get("max_position_embeddings")
@@ -170,7 +170,7 @@ def _versions() -> str:
 
 
 def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> ir.Model:
-    from openglm.model.module import export, first_line, quiet, require_torch
+    from openglm.model.sources.module import export, first_line, quiet, require_torch
 
     torch = require_torch()
     try:
@@ -224,7 +224,7 @@ def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
 def _export_text(
     torch: Any, module: Any, task: str, pooling: dict[str, Any] | None, folder: Path
 ) -> ir.Model:
-    from openglm.model.module import export
+    from openglm.model.sources.module import export
 
     config = module.config.to_dict()
     names = _text_inputs(config, task)

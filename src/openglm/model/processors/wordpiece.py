@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from openglm.errors import InputError
-from openglm.model.bert_text import WHITESPACE, BertNormalizer, words
+from openglm.model.processors.bert_text import WHITESPACE, BertNormalizer, words
 
 Encoding = tuple[list[int], list[int]]
 """Token ids, and for each the sequence it belongs to (0 or 1)."""

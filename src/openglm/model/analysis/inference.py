@@ -10,7 +10,7 @@ import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
-from openglm.model import contrib
+from openglm.model.analysis import contrib
 
 SMALL = 1024
 """Elements up to which a constant's values are followed; shapes, axes and scales are far below it."""

@@ -1,0 +1,1 @@
+"""What a graph is made of: its shapes, its layers, and what they cost."""

@@ -1,0 +1,1 @@
+"""From what users have, text and pictures, to a model's input arrays."""
