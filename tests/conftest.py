@@ -198,7 +198,7 @@ def _optimize(source: Path, path: Path) -> None:
     import openglm
 
     found = openglm.optimize(source, DEVICE, threads=1, calibration_samples=2, evaluation_samples=4)
-    found.save(path)
+    found.best.save(path)
 
 
 @pytest.fixture

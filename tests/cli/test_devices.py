@@ -48,7 +48,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_list_shows_every_name_whole_and_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.out, "_width", width)
+    monkeypatch.setattr(console.out(), "_width", width)
     lines = run().splitlines()
     first_words = [line.split()[0] for line in lines if line.strip()]
     assert all(name in first_words for name in names())
@@ -78,7 +78,7 @@ def test_list_as_json() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_show_prints_every_figure_with_its_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.out, "_width", 2000)  # so that no source is broken into lines
+    monkeypatch.setattr(console.out(), "_width", 2000)  # so that no source is broken into lines
     text = run("show", name)
     device = load(name)
     by_convention = {f"units.{unit.name}.cores" for unit in device.units if unit.kind != "cpu"}
@@ -90,7 +90,7 @@ def test_show_prints_every_figure_with_its_source(name: str, monkeypatch: pytest
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_show_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.out, "_width", width)
+    monkeypatch.setattr(console.out(), "_width", width)
     assert max(map(len, run("show", "desktop-gpu").splitlines())) <= width
 
 

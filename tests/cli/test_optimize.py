@@ -116,7 +116,7 @@ def test_no_time(optimize: Callable[..., Any], conv_file: Path, tmp_path: Path, 
 
 SLOW = """
 import sys, time
-from openglm.search import optimize, trial
+from openglm.search import optimize, result, trial
 judge = trial._judge
 def slow(recipe, *given):
     found = judge(recipe, *given)
@@ -124,11 +124,11 @@ def slow(recipe, *given):
     time.sleep(0.2)
     return found
 trial._judge = slow
-write = optimize.Result.save
-def save(self, *given, **more):
+write = result.package
+def package(*given):
     print("writing", flush=True)
-    return write(self, *given, **more)
-optimize.Result.save = save
+    return write(*given)
+result.package = package
 signal = __import__("signal")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from openglm.cli import main
@@ -180,15 +180,14 @@ def test_ctrl_c_before_anything_was_measured(searching: Callable[..., Any], tmp_
 
 def test_a_second_ctrl_c_writes_nothing(searching: Callable[..., Any], tmp_path: Path) -> None:
     code = SLOW.replace(
-        "    return write(self",
+        "    return write(",
         "    from openglm.search import package\n    package.render = lambda _: time.sleep(60)\n"
-        "    return write(self",
+        "    return write(",
     )
     with searching(tmp_path / "made", code) as child:
         child.stdout.readline()
         child.send_signal(signal.SIGINT)
-        while child.stdout.readline() != "writing\n":
-            pass
+        assert "writing\n" in iter(child.stdout.readline, "")
         while not list(tmp_path.glob(".made-*/probes.npz")):
             time.sleep(0.02)
         child.send_signal(signal.SIGINT)

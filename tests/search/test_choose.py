@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openglm.bundle.manifest import Candidate, Quality
-from openglm.search.optimize import Result, choose
+from openglm.search.result import Result, choose
 from openglm.search.trial import Trial
 
 
@@ -34,6 +34,8 @@ def trial(
         ([trial("a", 1.0, 1), trial("b", 2.0, 10), trial("c", 1.5, 5)], "b"),
         # Within noise of the fastest, the smallest.
         ([trial("a", 2.0, 10), trial("b", 1.95, 5), trial("c", 1.8, 1)], "b"),
+        # Equally fast and equally small: what loses least.
+        ([trial("a", 2.0, 1000, quality=0.8), trial("b", 1.95, 1010, quality=0.9)], "b"),
         # Nothing fits: the least violation, and of those about equal, the fastest.
         ([trial("a", 9.0, 1, False, over=3), trial("b", 1.0, 9, False, over=2)], "b"),
         ([trial("a", 1.0, 9, False, over=2), trial("b", 3.0, 9, False, over=2.05)], "b"),
@@ -58,7 +60,6 @@ def test_front() -> None:
         trial("fast", 2.0, 8, quality=0.9),
         trial("bad", 0.9, 10),
     ]
-    bench: Any = SimpleNamespace(drop=lambda quality: 1.0 - quality.value)
-    result = Result(bench, None, trials[2], trials)  # type: ignore[arg-type]
+    result = Result(None, None, trials)  # type: ignore[arg-type]
     assert [item.candidate.code for item in result.front] == ["small", "fast"]
     assert "chosen    fast: made up" in result.explain().splitlines()

@@ -19,7 +19,8 @@ from openglm.errors import InputError, OutputError
 from openglm.model.sources import onnx_file
 from openglm.search import optimize as search
 from openglm.search import trial as trials
-from openglm.search.optimize import Progress, Result
+from openglm.search.optimize import Progress
+from openglm.search.result import Result
 
 DEVICE = "cortex-a53-2gb"
 
@@ -74,7 +75,7 @@ def test_recipe_can_be_applied_again(bert_bundle: Path) -> None:
 def test_save_and_load(conv_file: Path, tmp_path: Path, quick: None) -> None:
     result = optimize(conv_file)
     for target in ("made", "made.zip"):
-        assert result.save(tmp_path / target) == tmp_path / target
+        assert result.best.save(tmp_path / target) == tmp_path / target
         with openglm.load(tmp_path / target) as session:
             assert session.verify() <= 0.01
             assert session.manifest.command == "openglm.optimize(...)"
@@ -86,8 +87,8 @@ def test_work_files_go_with_the_result(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = optimize(conv_file)
-    assert result.best.path is not None
-    assert result.best.path.exists()
+    assert result.best.trial.path is not None
+    assert result.best.trial.path.exists()
     del result
     assert not list(tmp_path.iterdir())
 
@@ -172,14 +173,14 @@ def test_time_that_is_up(conv_file: Path, tmp_path: Path) -> None:
     assert {item.outcome for item in result.candidates[1:]} == {"not tried"}
     assert {item.reason for item in result.candidates[1:]} == {"The time was up before it."}
     assert not result.stopped
-    result.save(tmp_path / "made")
+    result.best.save(tmp_path / "made")
     assert openglm.load(tmp_path / "made").verify() == 0
 
 
 def test_nothing_fits(conv_file: Path, tmp_path: Path, quick: None) -> None:
     result = search.optimize(conv_file, DEVICE, Budget(size_mb=0.0001), threads=1, evaluation_samples=2)
-    assert not result.verdict_after.fits
-    result.save(tmp_path / "made")
+    assert not result.best.verdict.fits
+    result.best.save(tmp_path / "made")
     assert not Manifest.model_validate(json.loads((tmp_path / "made" / FILE).read_text())).verdict_after[
         "fits"
     ]
@@ -214,7 +215,7 @@ def test_ctrl_c_keeps_what_was_judged(
     left = [item.outcome for item in result.candidates]
     assert left[3:] == ["not tried"] * (len(left) - 3)
     assert len(left) > 4
-    assert openglm.load(result.save(tmp_path / "made")).verify() <= 0.01
+    assert openglm.load(result.best.save(tmp_path / "made")).verify() <= 0.01
 
 
 @pytest.mark.parametrize("name", ["_bench", "unchanged"])
@@ -237,10 +238,10 @@ def test_ctrl_c_while_the_bundle_is_written(
     before = (bundle / FILE).read_bytes()
     interrupt(monkeypatch, package, "list_files", 2)
     with pytest.raises(KeyboardInterrupt):
-        result.save(bundle)
+        result.best.save(bundle)
     assert (bundle / FILE).read_bytes() == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
-    result.save(bundle)
+    result.best.save(bundle)
     assert (bundle / FILE).read_bytes() != before
 
 
@@ -291,7 +292,7 @@ def test_full_disk_for_the_bundle(
     owner: dict[str, Any] = {"copyfile": shutil, "savez_compressed": np, "write_text": Path}
     monkeypatch.setattr(owner[name], name, full)
     with pytest.raises(OutputError, match="The disk is full"):
-        result.save(bundle)
+        result.best.save(bundle)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-
-class _Console(Console):
-    """A console that lets a closed pipe (`| head`) reach `main`, which ends quietly."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-out = _Console(highlight=False)
-err = _Console(stderr=True, highlight=False)
+@cache
+def out() -> Console:
+    """The console of results, on stdout."""
+    return _console(stderr=False)
+
+
+@cache
+def err() -> Console:
+    """The console of progress, on stderr."""
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    from rich.console import Console
+
+    class Piped(Console):
+        """A console that lets a closed pipe (`| head`) reach `main`, which ends quietly."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Piped(stderr=stderr, highlight=False)
 
 
 def print_json(value: Any) -> None:

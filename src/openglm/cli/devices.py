@@ -119,12 +119,12 @@ def _print_list(known: list[Device]) -> None:
 
     from openglm.cli.console import out
 
-    wide = out.width >= WIDE
+    wide = out().width >= WIDE
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("device", no_wrap=True)
     if wide:
         # The only column that gives way, so that names and figures stay whole.
-        table.add_column("what it is", overflow="ellipsis", no_wrap=True, max_width=out.width - 88)
+        table.add_column("what it is", overflow="ellipsis", no_wrap=True, max_width=out().width - 88)
         table.add_column("year", no_wrap=True)
     table.add_column("tier", no_wrap=True)
     for heading in ("RAM\nGB", "app\nGB", "mem\nGB/s", "CPU\nTOPS", "GPU\nTOPS", "NPU\nTOPS"):
@@ -144,10 +144,10 @@ def _print_list(known: list[Device]) -> None:
         row += [f"{device.battery_wh:.1f}" if device.battery_wh else "-"] if wide else []
         table.add_row(*row)
     table.add_row("host", *(["This machine, measured on demand", ""] if wide else []), "host")
-    out.print(table)
-    out.print()
-    out.print("Every figure with its source: openglm devices show NAME", soft_wrap=True)
-    out.print(
+    out().print(table)
+    out().print()
+    out().print("Every figure with its source: openglm devices show NAME", soft_wrap=True)
+    out().print(
         "A device of your own:         openglm devices show NAME --toml > my-phone.toml", soft_wrap=True
     )
 
@@ -159,8 +159,8 @@ def _print_device(device: Device) -> None:
 
     from openglm.cli.console import out
 
-    out.print(Text(device.title, style="bold"))
-    out.print(Text(f"{device.name}, {device.tier}, {device.year}\n"))
+    out().print(Text(device.title, style="bold"))
+    out().print(Text(f"{device.name}, {device.tier}, {device.year}\n"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("figure", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
@@ -172,7 +172,7 @@ def _print_device(device: Device) -> None:
             # As Text, because a source may hold brackets, which are markup otherwise.
             table.add_row(f"  {figure.label}", figure.value, figure.unit, Text(figure.source))
         table.add_section()
-    out.print(table)
+    out().print(table)
 
 
 def _sections(device: Device) -> list[tuple[str, list[Figure]]]:

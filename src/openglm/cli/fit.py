@@ -80,13 +80,13 @@ def show(verdict: Verdict) -> None:
         title, colour = f"{escape(verdict.model)} fits {verdict.device}", "green"
     else:
         title, colour = f"{escape(verdict.model)} does not fit {verdict.device}", "red"
-    out.print(
+    out().print(
         Panel(escape(verdict.advice), title=f"[bold {colour}]{title}[/]", border_style=colour, expand=False)
     )
-    out.print(table)
-    out.print()
+    out().print(table)
+    out().print()
     for line in _notes(verdict):
-        out.print(escape(line), style="dim")
+        out().print(escape(line), style="dim")
 
 
 def _notes(verdict: Verdict) -> list[str]:

@@ -41,7 +41,7 @@ def verify(
         if worst == 0
         else f"the recorded outputs to {worst:.2g} of their range"
     )
-    out.print(f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {exactly}.")
+    out().print(f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {exactly}.")
 
 
 def compare(
@@ -66,7 +66,7 @@ def compare(
     from openglm.search.comparison import compare as measure
 
     dims = parse_dims(shape)
-    with tempfile.TemporaryDirectory(prefix="openglm-") as folder, err.status("measuring"):
+    with tempfile.TemporaryDirectory(prefix="openglm-") as folder, err().status("measuring"):
         found = measure(one, other, Path(folder), dims=dims, threads=threads, rounds=rounds)
     if json:
         print_json(found.model_dump(mode="json"))
@@ -100,17 +100,17 @@ def compare(
         if None not in values:
             unit = "ms" if field == "load_ms" else "MB"
             table.add_row(name, *(f"{value:.1f} {unit}" for value in values), f"{values[1] / values[0]:.2f}")
-    out.print(table)
+    out().print(table)
     sizes = ", ".join(f"{name} {size}" for name, size in found.shape.items()) or "fixed shapes"
     noun = "thread" if threads == 1 else "threads"
-    out.print(
+    out().print(
         f"\nB is {found.speedup:.2f}x as fast as A (the median of {a.timing.rounds} interleaved rounds)."
     )
-    out.print(
+    out().print(
         f"Fidelity of B to A: {found.fidelity:.4f} over {found.samples} inputs ({escape(found.data)}).",
         soft_wrap=True,
     )
-    out.print(
+    out().print(
         f"Measured on {found.host.processor}, {found.host.engine}, {threads} {noun}, {sizes}.",
         style="dim",
         soft_wrap=True,
@@ -145,29 +145,31 @@ def _explain(manifest: Manifest) -> None:
 
     before, after = manifest.before, manifest.after
     device = escape(str(manifest.device["name"]))
-    out.print(
+    out().print(
         f"[bold]{escape(manifest.name)}[/] for {device}, "
         f"made {manifest.created} by openglm {manifest.openglm}"
     )
-    out.print(f"  {escape(manifest.command)}\n", style="dim", soft_wrap=True)
+    out().print(f"  {escape(manifest.command)}\n", style="dim", soft_wrap=True)
     for when, verdict in (("before", manifest.verdict_before), ("after", manifest.verdict_after)):
         mark = "[green]fits[/]" if verdict["fits"] else "[red]does not fit[/]"
-        out.print(f"Predicted for {device}, {when}: {mark}. {escape(str(verdict['advice']))}", soft_wrap=True)
+        out().print(
+            f"Predicted for {device}, {when}: {mark}. {escape(str(verdict['advice']))}", soft_wrap=True
+        )
     host = manifest.host
     threads = f"{host.threads} thread{'s' if host.threads > 1 else ''}"
-    out.print(f"\nMeasured on {escape(host.processor)}, {escape(host.engine)}, {threads}:")
-    out.print(f"  size      {before.size_bytes / 1e6:.1f} MB -> {after.size_bytes / 1e6:.1f} MB")
-    out.print(
+    out().print(f"\nMeasured on {escape(host.processor)}, {escape(host.engine)}, {threads}:")
+    out().print(f"  size      {before.size_bytes / 1e6:.1f} MB -> {after.size_bytes / 1e6:.1f} MB")
+    out().print(
         f"  latency   {before.timing.median_ms:.2f} ms -> {after.timing.median_ms:.2f} ms "
         f"({manifest.speedup:.2f}x)"
     )
     if before.peak_memory_mb and after.peak_memory_mb:
-        out.print(f"  memory    {before.peak_memory_mb:.1f} MB -> {after.peak_memory_mb:.1f} MB")
-    out.print(
+        out().print(f"  memory    {before.peak_memory_mb:.1f} MB -> {after.peak_memory_mb:.1f} MB")
+    out().print(
         f"  {after.quality.metric:9} {before.quality.value:.4f} -> {after.quality.value:.4f}, "
         f"{after.quality.samples} samples"
     )
-    out.print(f"  data      {escape(manifest.calibration)}\n", soft_wrap=True)
+    out().print(f"  data      {escape(manifest.calibration)}\n", soft_wrap=True)
     table = Table(
         title="What was tried", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False
     )
@@ -178,12 +180,12 @@ def _explain(manifest: Manifest) -> None:
         table.add_row(
             f"[{colours.get(item.outcome, 'dim')}]{item.outcome}[/]", escape(item.code), escape(item.reason)
         )
-    out.print(table)
+    out().print(table)
     costly = [layer for layer in manifest.layers if layer["phase"] == "after"][:5]
     if costly:
-        out.print(f"\nCostliest layers now, predicted for {device}:")
+        out().print(f"\nCostliest layers now, predicted for {device}:")
         for layer in costly:
-            out.print(f"  {layer['ms']:8.3f} ms  {escape(_layer(layer))}", soft_wrap=True)
+            out().print(f"  {layer['ms']:8.3f} ms  {escape(_layer(layer))}", soft_wrap=True)
 
 
 def _layer(layer: dict[str, Any]) -> str:

@@ -56,10 +56,10 @@ def models(json: bool = typer.Option(False, "--json", help="Print the list as JS
         table.add_row(
             entry["name"], entry["title"], entry["task"], f"{entry['parameters'] / 1e6:.1f} M", here
         )
-    out.print(table)
+    out().print(table)
     for entry in entries:
         if not entry["available"]:
-            out.print(f"To have {entry['name']}: {entry['install']}", style="dim", soft_wrap=True)
+            out().print(f"To have {entry['name']}: {entry['install']}", style="dim", soft_wrap=True)
 
 
 def inspect(
@@ -116,7 +116,7 @@ def _summary(model: Model, statistics: Statistics, peak: int) -> None:
         rows.append(("unknown operators", ", ".join(statistics.unknown_operators)))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/]", escape(text))
-    out.print(table)
+    out().print(table)
 
 
 def _tensors(values: Sequence[ir.Value], shapes: Shapes) -> list[str]:
@@ -139,8 +139,8 @@ def _operators(statistics: Statistics) -> None:
     for operator in statistics.operators:
         share = f"{operator.share:.1%}" if operator.macs else ""
         table.add_row(operator.op_type, str(operator.count), _count(operator.macs), share)
-    out.print()
-    out.print(table)
+    out().print()
+    out().print(table)
 
 
 def _layers(title: str, rows: list[tuple[str, str, list[Layer]]]) -> None:
@@ -164,8 +164,8 @@ def _layers(title: str, rows: list[tuple[str, str, list[Layer]]]) -> None:
             heaviest.precision,
             shape,
         )
-    out.print()
-    out.print(table)
+    out().print()
+    out().print(table)
 
 
 def _record(model: Model, statistics: Statistics, peak: int) -> dict[str, Any]:

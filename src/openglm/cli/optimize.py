@@ -10,7 +10,7 @@ import typer
 from openglm.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
-    from openglm.search.optimize import Result
+    from openglm.search.result import Result
     from openglm.search.trial import Trial
 
 DOES_NOT_FIT = 3
@@ -100,14 +100,14 @@ def optimize(
             progress=display.show,
         )
         display.say("measuring the chosen model once more")
-        result.save(output, command=_command())
+        result.best.save(output, command=_command())
     if json:
         print_json(_summary(result, output))
     else:
         _tell(result, output)
     if result.stopped:
         raise typer.Exit(STOPPED)
-    if not result.verdict_after.fits:
+    if not result.best.verdict.fits:
         raise typer.Exit(DOES_NOT_FIT)
 
 
@@ -140,7 +140,7 @@ class _Display:
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
-            console=err,
+            console=err(),
             transient=True,
             disable=quiet,
         )
@@ -175,7 +175,7 @@ def _line(trial: Trial) -> str:
 
 def _summary(result: Result, output: Path) -> dict[str, object]:
     best = result.best.candidate
-    after = result.verdict_after
+    after = result.best.verdict
     return {
         "bundle": str(output),
         "model": after.model,
@@ -202,11 +202,11 @@ def _tell(result: Result, output: Path) -> None:
 
     best, original = result.best.candidate, result.trials[0].candidate
     if result.stopped:
-        out.print("[yellow]Stopped: this is the best so far.[/]")
-    show(result.verdict_after)
-    out.print()
+        out().print("[yellow]Stopped: this is the best so far.[/]")
+    show(result.best.verdict)
+    out().print()
     threads = f"{result.bench.threads} thread{'s' if result.bench.threads > 1 else ''}"
-    out.print(f"Measured on this machine with ONNX Runtime, {threads}:")
+    out().print(f"Measured on this machine with ONNX Runtime, {threads}:")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
@@ -220,9 +220,9 @@ def _tell(result: Result, output: Path) -> None:
         )
     if best.quality and original.quality:
         table.add_row(best.quality.metric, f"{original.quality.value:.4f}", f"{best.quality.value:.4f}")
-    out.print(table)
-    out.print(f"\nChosen: [bold]{escape(best.code)}[/]")
-    out.print(f"Data: {escape(result.bench.feed.description)}.", style="dim", soft_wrap=True)
-    out.print(f"\nBundle: {escape(str(output))}", soft_wrap=True)
+    out().print(table)
+    out().print(f"\nChosen: [bold]{escape(best.code)}[/]")
+    out().print(f"Data: {escape(result.bench.feed.description)}.", style="dim", soft_wrap=True)
+    out().print(f"\nBundle: {escape(str(output))}", soft_wrap=True)
     if output.suffix != ".zip":
-        out.print(f"Report: {escape(str(output / 'report.html'))}", soft_wrap=True)
+        out().print(f"Report: {escape(str(output / 'report.html'))}", soft_wrap=True)

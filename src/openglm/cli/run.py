@@ -62,16 +62,16 @@ def run(
         print_json({name: array.tolist() for name, array in found.items()})
         return
     for name, array in found.items():
-        out.print(f"[bold]{name}[/] {array.dtype}{list(array.shape)}")
+        out().print(f"[bold]{name}[/] {array.dtype}{list(array.shape)}")
         one_each = array.ndim == 1 and len(array) == len(text)
         for index, row in enumerate(array[:, None] if one_each else np.atleast_2d(array)):
             label = f"{text[index]!r}: " if index < len(text) else ""
-            out.print(f"  {label}{_row(row)}", soft_wrap=True, markup=False)
+            out().print(f"  {label}{_row(row)}", soft_wrap=True, markup=False)
         if task == "embedding" and array.ndim == 2 and len(array) > 1:
             _similarities(array, text)
         if task.endswith("classification"):
             for row in array:
-                out.print(f"  class {int(row.argmax())} with probability {_probability(row):.3f}")
+                out().print(f"  class {int(row.argmax())} with probability {_probability(row):.3f}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -125,13 +125,13 @@ def _similarities(array: np.ndarray, text: list[str]) -> None:
 
     unit = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
     cosines = unit @ unit.T
-    out.print("[bold]similarity[/] (cosine)")
+    out().print("[bold]similarity[/] (cosine)")
     for one in range(len(array)):
         for other in range(one + 1, len(array)):
             names = f"{one + 1} and {other + 1}"
             if len(text) == 2:
                 names = f"{text[0]!r} and {text[1]!r}"
-            out.print(f"  {cosines[one, other]:.4f}  {names}", soft_wrap=True, markup=False)
+            out().print(f"  {cosines[one, other]:.4f}  {names}", soft_wrap=True, markup=False)
 
 
 def _probability(row: np.ndarray) -> float:

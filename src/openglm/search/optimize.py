@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from openglm.bundle.manifest import Candidate, Quality
-from openglm.bundle.store import writing
 from openglm.device import profile
 from openglm.device.budget import Budget
 from openglm.device.fit import Verdict, fit
@@ -26,10 +25,9 @@ from openglm.runtimes.measure import host
 from openglm.runtimes.onnxruntime import Runner, check_threads
 from openglm.search.candidates import code, recipes
 from openglm.search.feed import Feed, sizes
+from openglm.search.result import Result
 from openglm.search.trial import Bench, Trial, attempt, unchanged
 
-SAME_SPEED = 1.05
-"""Candidates within this factor of the fastest count as equally fast; the smallest of them is chosen."""
 CALIBRATION_SAMPLES = 64
 EVALUATION_SAMPLES = 256
 
@@ -44,64 +42,6 @@ class Progress:
     total: int
     finished: Trial | None = None
     """A candidate that has just been judged."""
-
-
-@dataclass
-class Result:
-    """What an optimization found. Its models' files live as long as it does; `save` keeps one."""
-
-    bench: Bench
-    verdict_before: Verdict
-    best: Trial
-    trials: list[Trial]
-    """In the order they were tried, the unchanged original first."""
-    skipped: list[Candidate] = field(default_factory=list)
-    stopped: bool = False
-    """Whether the user stopped it early."""
-    home: Any = field(default=None, repr=False)
-
-    @property
-    def verdict_after(self) -> Verdict:
-        """The prediction for the chosen model."""
-        return self.best.verdict or self.verdict_before
-
-    @property
-    def front(self) -> list[Trial]:
-        """The accepted trials that no other beats in latency, size and quality at once."""
-        measured = [trial for trial in self.trials if trial.accepted]
-        costs = {id(trial): _costs(trial, self.bench) for trial in measured}
-        return [
-            trial
-            for trial in measured
-            if not any(
-                other is not trial and _dominates(costs[id(other)], costs[id(trial)]) for other in measured
-            )
-        ]
-
-    def explain(self) -> str:
-        """What was tried and what became of it, a line each."""
-        return "\n".join(f"{item.outcome:9} {item.code}: {item.reason}" for item in self.candidates)
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All that was tried, the chosen one marked, and what was not."""
-        chosen = (trial.chosen() if trial is self.best else trial for trial in self.trials)
-        return (*(trial.candidate for trial in chosen), *self.skipped)
-
-    def save(self, path: str | PathLike[str], *, command: str = "openglm.optimize(...)") -> Path:
-        """Write the best as a bundle to `path`, a folder, or a zip with the ending .zip.
-
-        Raises `OutputError` where that cannot be; then nothing is left there.
-        """
-        with writing(Path(path)) as folder:
-            self.write(folder, command)
-        return Path(path)
-
-    def write(self, folder: Path, command: str) -> None:
-        """Fill an empty folder with the bundle's files."""
-        from openglm.search.package import package
-
-        package(self, folder, command)
 
 
 def optimize(
@@ -247,7 +187,7 @@ def _search(
         )
         for recipe in waiting[len(trials) - 1 :]
     ]
-    return Result(bench, verdict, choose(trials), trials, skipped, stopped, home)
+    return Result(bench, verdict, trials, skipped, stopped, home)
 
 
 def _no_room(where: str, error: OSError) -> OutputError:
@@ -255,40 +195,3 @@ def _no_room(where: str, error: OSError) -> OutputError:
         f"Work files cannot be written to {where} ({error.strerror}).",
         "Free some space there, or set TMPDIR to another folder.",
     )
-
-
-def choose(trials: list[Trial]) -> Trial:
-    """The accepted trial that serves best.
-
-    Those that fit the budget come before those that do not; among these the fastest, and among
-    those equally fast within noise the smallest.
-    """
-    accepted = [trial for trial in trials if trial.accepted]
-    fitting = [trial for trial in accepted if trial.candidate.fits]
-    pool = fitting or accepted
-    if not fitting:
-        violations = {id(trial): _violation(trial) for trial in pool}
-        least = min(violations.values())
-        pool = [trial for trial in pool if violations[id(trial)] <= least * SAME_SPEED]
-    fastest = max(trial.candidate.speedup or 0.0 for trial in pool)
-    quick = [trial for trial in pool if (trial.candidate.speedup or 0.0) * SAME_SPEED >= fastest]
-    return min(quick, key=lambda trial: trial.candidate.size_bytes or 0)
-
-
-def _violation(trial: Trial) -> float:
-    """By what factor the worst limit is missed."""
-    if trial.verdict is None:
-        return float("inf")
-    return max(
-        (limit.predicted / limit.budget for limit in trial.verdict.limits if limit.budget), default=1.0
-    )
-
-
-def _costs(trial: Trial, bench: Bench) -> tuple[float, float, float]:
-    candidate = trial.candidate
-    drop = bench.drop(candidate.quality) if candidate.quality else float("inf")
-    return 1 / (candidate.speedup or 1e-9), float(candidate.size_bytes or 0), drop
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other

@@ -7,11 +7,11 @@ import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
+from openglm.bundle.manifest import FILE, Candidate, Figures, Manifest, Program, Segment, Source
 from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
 from openglm.model.analysis.statistics import analyse
@@ -21,10 +21,7 @@ from openglm.report.page import render
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.runtimes.session import probes
-from openglm.search.trial import Bench
-
-if TYPE_CHECKING:
-    from openglm.search.optimize import Result
+from openglm.search.trial import Bench, Trial
 
 MODEL_FILE = "model.onnx"
 PROBES_FILE = "probes.npz"
@@ -33,13 +30,19 @@ LAYERS = 200
 """Layers in the manifest at most, the costliest; a graph of thousands would drown the rest."""
 
 
-def package(result: Result, folder: Path, command: str) -> None:
-    """Write the best model, its processor, probes, manifest and report into an empty folder."""
-    bench, best = result.bench, result.best
-    assert best.path is not None
+def package(
+    bench: Bench,
+    trial: Trial,
+    verdict_before: Verdict,
+    candidates: tuple[Candidate, ...],
+    folder: Path,
+    command: str,
+) -> None:
+    """Write a trial's model, its processor, probes, manifest and report into an empty folder."""
+    assert trial.path is not None
     model_file = folder / MODEL_FILE
-    shutil.copyfile(best.path, model_file)
-    for data in best.path.parent.glob(f"{best.path.name}.data"):  # weights beyond protobuf's 2 GB
+    shutil.copyfile(trial.path, model_file)
+    for data in trial.path.parent.glob(f"{trial.path.name}.data"):  # weights beyond protobuf's 2 GB
         shutil.copyfile(data, folder / data.name)
     processor = None
     if bench.model.processor is not None:
@@ -47,7 +50,8 @@ def package(result: Result, folder: Path, command: str) -> None:
         processor = {**bench.model.processor.settings(), "files": saved}
     runner = Runner(model_file, threads=bench.threads)
     np.savez_compressed(folder / PROBES_FILE, **probes(runner, bench.feed.first(PROBES)))  # type: ignore[arg-type]
-    before, after, speedup = _figures(result, runner, model_file)
+    before, after, speedup = _figures(bench, trial, runner, model_file)
+    verdict_after = trial.verdict or verdict_before
     described = Model(bench.model.name, bench.model.source, bench.model.task, lambda: bench.model.graph)
     manifest = Manifest(
         openglm=version("openglm"),
@@ -65,17 +69,17 @@ def package(result: Result, folder: Path, command: str) -> None:
         outputs=described.outputs,
         processor=processor,
         program=Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),)),
-        recipe=best.candidate.recipe,
+        recipe=trial.candidate.recipe,
         device=bench.device.model_dump(mode="json"),
         budget=bench.budget.model_dump(mode="json"),
         max_drop=bench.max_drop,
-        verdict_before=result.verdict_before.to_json(),
-        verdict_after=result.verdict_after.to_json(),
-        layers=(*_layers("before", result.verdict_before), *_layers("after", result.verdict_after)),
+        verdict_before=verdict_before.to_json(),
+        verdict_after=verdict_after.to_json(),
+        layers=(*_layers("before", verdict_before), *_layers("after", verdict_after)),
         before=before,
         after=after,
         speedup=speedup,
-        candidates=result.candidates,
+        candidates=candidates,
         calibration=printable(bench.feed.description),
         shape=dict(bench.dims),
         host=measure.host(f"{NAME} {version('onnxruntime')}", bench.threads),
@@ -89,9 +93,8 @@ def package(result: Result, folder: Path, command: str) -> None:
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
 
-def _figures(result: Result, runner: Runner, model_file: Path) -> tuple[Figures, Figures, float]:
-    """The original and the best, measured once more in turn, for longer than a trial does."""
-    bench, best = result.bench, result.best
+def _figures(bench: Bench, trial: Trial, runner: Runner, model_file: Path) -> tuple[Figures, Figures, float]:
+    """The original and the chosen, measured once more in turn, for longer than a trial does."""
     times = measure.interleaved(
         {"before": lambda: bench.runner.run(bench.inputs), "after": lambda: runner.run(bench.inputs)},
         rounds=40,
@@ -100,7 +103,7 @@ def _figures(result: Result, runner: Runner, model_file: Path) -> tuple[Figures,
     original = bench.folder / "original.onnx"
     return (
         _measured(bench, original, times["before"], bench.baseline),
-        _measured(bench, model_file, times["after"], best.candidate.quality),
+        _measured(bench, model_file, times["after"], trial.candidate.quality),
         round(measure.speedup(times["before"], times["after"]), 4),
     )
 
