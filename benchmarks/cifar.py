@@ -21,7 +21,7 @@ from nets import MobileNetV2
 SIZE = 224
 SEED = 20
 # Side of the pictures, how many are shown, batch, highest learning rate.
-STAGES = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 2_000, 32, 2e-4), (SIZE, 8_000, 32, 8e-4))
+STAGES = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 10_000, 32, 8e-4))
 
 
 def images(data: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from openglm import passes
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 from openglm.passes.contract import Context, parse_step
 from openglm.runtimes.onnxruntime import Runner
 from peers import Batch, Run, openvino_run

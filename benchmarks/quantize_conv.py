@@ -10,7 +10,7 @@ import torch
 import cifar
 import peers
 from openglm import AutoModel
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 from quantize_case import Candidate, Case, by_peer, by_us, float_row, spelled
 
 CALIBRATION = 256

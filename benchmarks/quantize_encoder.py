@@ -12,7 +12,7 @@ from openglm import AutoModel
 from openglm.data import open_data
 from openglm.metrics.metric import Evaluation
 from openglm.metrics.spearman import Spearman
-from openglm.model import onnx_file
+from openglm.model.sources import onnx_file
 from quantize_case import Candidate, Case, by_peer, by_us, float_row, spelled
 
 SEQUENCE = 128
