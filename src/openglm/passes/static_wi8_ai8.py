@@ -134,7 +134,7 @@ class _Weights:
         integers, scales = affine.symmetric(weight, along, self._bits, least)
         self._put(node, 1, integers, scales, axis)
         # A convolution's bias is left to the engine, which makes the same integers of it when it loads
-        # (ONNX Runtime from 1.21 on) or adds it as it is: with scale and zero point it takes three times
+        # (so does ONNX Runtime) or adds it as it is: with scale and zero point it takes three times
         # the space, 2 % of a small network. A Gemm with a float bias gets no integer kernel.
         if bias is not None and node.op_type != "Conv":
             product = np.maximum(scales * np.float64(input_scale), np.finfo(np.float32).tiny)
