@@ -85,6 +85,26 @@ def test_external_data(tmp_path: Path) -> None:
     assert model.graph.initializers["w"].const_value.numpy()[15, 15] == 255
 
 
+def test_external_data_is_taken_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx_file.read(external(tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    onnx_file.write(model, elsewhere / "net.onnx")
+    monkeypatch.setattr(onnx_file, "_LARGEST", 100)
+    onnx_file.write(model, elsewhere / "large.onnx")
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["large.onnx", "large.onnx.data", "net.onnx"]
+    x = np.random.default_rng(0).standard_normal((3, 16), dtype=np.float32)
+    results = [
+        onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
+        for path in (tmp_path / "net.onnx", elsewhere / "net.onnx", elsewhere / "large.onnx")
+    ]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor), (
+        "the model stays as it was"
+    )
+
+
 def test_external_data_missing(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "net.data").unlink()

@@ -35,8 +35,8 @@ class Runner:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
-        # Threads that spin between runs would slow whatever is measured or run beside this model.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
+        # Threads that went on spinning between runs would slow whatever is measured or run beside.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 _named(path), options, providers=["CPUExecutionProvider"]

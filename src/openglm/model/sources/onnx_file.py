@@ -157,7 +157,17 @@ def check_finite(model: ir.Model) -> None:
             )
 
 
+_LARGEST = 1_900_000_000
+"""Bytes that go into one file; protobuf's limit is 2 GB."""
+
+
 def write(model: ir.Model, path: Path) -> None:
-    """Write a graph as one file, or with one data file beside it where it passes protobuf's 2 GB."""
-    total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    ir.save(model, path, external_data=f"{path.name}.data" if total > 1_900_000_000 else None)
+    """Write a graph as one file, or with one data file beside it where it is too large for one."""
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value]
+    if sum(tensor.nbytes for tensor in tensors) > _LARGEST:
+        ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        # They name a file beside the one they were read from.
+        model = ir.external_data.load_to_model(model.clone())
+    ir.save(model, path)
