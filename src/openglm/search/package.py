@@ -21,11 +21,14 @@ from openglm.report.page import render
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.runtimes.session import probes
+from openglm.search.feed import Batch
 from openglm.search.trial import Bench, Trial
 
 MODEL_FILE = "model.onnx"
 PROBES_FILE = "probes.npz"
 PROBES = 4
+PROBE_BYTES = 250_000
+"""Inputs of probes at most, beyond the first: pictures would outweigh the model."""
 LAYERS = 200
 """Layers in the manifest at most, the costliest; a graph of thousands would drown the rest."""
 
@@ -49,7 +52,7 @@ def package(
         saved = bench.model.processor.save(folder)
         processor = {**bench.model.processor.settings(), "files": saved}
     runner = Runner(model_file, threads=bench.threads)
-    np.savez_compressed(folder / PROBES_FILE, **probes(runner, bench.feed.first(PROBES)))  # type: ignore[arg-type]
+    np.savez_compressed(folder / PROBES_FILE, **probes(runner, _probe_inputs(bench)))  # type: ignore[arg-type]
     before, after, speedup = _figures(bench, trial, runner, model_file)
     verdict_after = trial.verdict or verdict_before
     described = Model(bench.model.name, bench.model.source, bench.model.task, lambda: bench.model.graph)
@@ -91,6 +94,12 @@ def package(
     (folder / "report.html").write_text(render(manifest), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": list_files(folder)})
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _probe_inputs(bench: Bench) -> list[Batch]:
+    first, *others = bench.feed.first(PROBES)
+    size = sum(array.nbytes for array in first.values())
+    return [first, *others[: PROBE_BYTES // max(size, 1)]]
 
 
 def _figures(bench: Bench, trial: Trial, runner: Runner, model_file: Path) -> tuple[Figures, Figures, float]:
