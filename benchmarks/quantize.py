@@ -24,7 +24,7 @@ import numpy as np
 import peers
 import tables
 from openglm.runtimes import measure
-from quantize_case import Candidate, Case
+from quantize_case import Candidate, Case, Judgement, chance
 
 FOLDER = Path(__file__).parent.parent / "build" / "benchmarks"
 NEEDED = {
@@ -45,7 +45,7 @@ class Row:
     """Share of the fp32 file."""
     ratio: float
     """How many times faster than fp32 in ONNX Runtime: the median over rounds."""
-    quality: float
+    judged: Judgement
     loss: float
 
 
@@ -64,7 +64,7 @@ def measured(case: Case, rounds: int) -> list[Row]:
             candidate.size / case.fp32.size,
             measure.speedup(times[0], times[index]),
             qualities[index],
-            qualities[0] - qualities[index],
+            qualities[0].value - qualities[index].value,
         )
         for index, candidate in enumerate(case.candidates)
     ]
@@ -89,11 +89,13 @@ def targets(rows: list[Row], case: Case) -> list[tuple[bool, str]]:
     ours, peer = best(rows, case)
     lead = measure.speedup(peer.times, ours.times)
     name = f"{peer.candidate.name} in ONNX Runtime"
+    error = chance(ours.judged, peer.judged)
+    told = f", with a standard error of {error:.4f}" if error else ""
     return [
         (lead >= 1, f"at least as fast as the best peer ({name}): {lead:.2f}x its speed"),
         (
-            ours.loss <= peer.loss,
-            f"loses no more than it: {ours.loss:+.4f} against {peer.loss:+.4f} {case.metric}",
+            ours.loss <= peer.loss + error,
+            f"loses no more than it: {ours.loss:+.4f} against {peer.loss:+.4f} {case.metric}{told}",
         ),
         (ours.loss <= case.allowed, f"loses at most {case.allowed:g} {case.metric}: {ours.loss:+.4f}"),
         (ours.ratio >= case.faster, f"at least {case.faster:g}x the speed of fp32: {ours.ratio:.2f}x"),
@@ -115,7 +117,7 @@ def table(rows: list[Row], case: Case) -> str:
             f"{row.size:.1%}",
             f"{timing.median_ms:.2f} ({timing.p10_ms:.2f}-{timing.p90_ms:.2f})",
             f"{row.ratio:.2f}",
-            f"{row.quality:.4f}",
+            f"{row.judged.value:.4f}",
             f"{row.loss:+.4f}" if row.loss else "0",
         ]
         lines.append([f"**{cell}**" for cell in cells] if row is ours else cells)
@@ -137,7 +139,7 @@ def record(rows: list[Row], case: Case, verdicts: list[tuple[bool, str]]) -> dic
                 "size_share": row.size,
                 "timing": measure.summary(row.times).model_dump(),
                 "speedup": row.ratio,
-                "quality": row.quality,
+                "quality": row.judged.value,
                 "loss": row.loss,
             }
             for row in rows

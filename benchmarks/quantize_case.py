@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,23 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """A metric over the evaluation data, higher is better."""
+
+    value: float
+    right: str = ""
+    """Where the metric is a share of samples: 1 or 0 for each, whether it is among them."""
+
+
+def chance(one: Judgement, other: Judgement) -> float:
+    """The standard error of the difference of two shares over the same samples; 0 for other metrics."""
+    if not one.right:
+        return 0.0
+    apart = np.array(list(one.right), int) - np.array(list(other.right), int)
+    return float(apart.std() / np.sqrt(len(apart)))
+
+
+@dataclass(frozen=True)
 class Case:
     """One model with its candidates, its judge and its targets."""
 
@@ -64,7 +81,7 @@ class Case:
     samples: int
     candidates: Sequence[Candidate]
     latency_input: Batch
-    judge: Callable[[Run], float]
+    judge: Callable[[Run], Judgement]
     """The metric, higher is better, of a model over the evaluation data."""
     allowed: float
     """The loss of the metric that a candidate may have and still be compared."""
@@ -77,16 +94,16 @@ class Case:
         """What everything is measured against."""
         return self.candidates[0]
 
-    def quality(self, candidate: Candidate) -> float:
+    def quality(self, candidate: Candidate) -> Judgement:
         """The metric; judged once for each model file and kept."""
         kept = self.folder / "quality.json"
         known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
         key = f"{self.metric} {self.samples} {candidate.digest()}"
         if key not in known:
             print(f"judging: {candidate.name}", flush=True)
-            known[key] = self.judge(candidate.open())
+            known[key] = asdict(self.judge(candidate.open()))
             kept.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        return float(known[key])
+        return Judgement(**known[key])
 
 
 def by_peer(path: Path, make: Callable[..., None], source: Path, *arguments: Any, **settings: Any) -> Path:

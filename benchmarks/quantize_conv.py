@@ -11,10 +11,10 @@ import cifar
 import peers
 from openglm import AutoModel
 from openglm.model.sources import onnx_file
-from quantize_case import Candidate, Case, by_peer, by_us, float_row, spelled
+from quantize_case import Candidate, Case, Judgement, by_peer, by_us, float_row, spelled
 
 CALIBRATION = 256
-EVALUATION = 2000
+EVALUATION = 5000
 OURS = (
     [{"pass": "fuse"}, {"pass": "static_wi8_ai8"}],
     [{"pass": "fuse"}, {"pass": "static_wi8_ai8", "method": "percentile"}],
@@ -32,12 +32,12 @@ def case(data: Path, folder: Path) -> Case:
     pictures, labels = (part[:EVALUATION] for part in cifar.images(data, "test"))
     shown, _ = cifar.images(data, "train")
 
-    def judge(run: peers.Run) -> float:
-        right = sum(
+    def judge(run: peers.Run) -> Judgement:
+        right = [
             int(float_row(run(_batch(picture))).argmax()) == int(label)
             for picture, label in zip(pictures, labels, strict=True)
-        )
-        return right / len(labels)
+        ]
+        return Judgement(sum(right) / len(right), "".join("01"[item] for item in right))
 
     def calibration() -> Iterator[peers.Batch]:
         return (_batch(picture) for picture in shown[:CALIBRATION])

@@ -13,7 +13,7 @@ from openglm.data import open_data
 from openglm.metrics.metric import Evaluation
 from openglm.metrics.spearman import Spearman
 from openglm.model.sources import onnx_file
-from quantize_case import Candidate, Case, by_peer, by_us, float_row, spelled
+from quantize_case import Candidate, Case, Judgement, by_peer, by_us, float_row, spelled
 
 SEQUENCE = 128
 CALIBRATION = 300
@@ -41,12 +41,12 @@ def case(data: Path, folder: Path) -> Case:
     texts = sorted({sample.inputs[side] for sample in pairs for side in ("text", "text_pair")})
     labels = np.array([sample.label for sample in pairs])
 
-    def judge(run: peers.Run) -> float:
+    def judge(run: peers.Run) -> Judgement:
         # One text at a time, at its own length, as a device runs them.
         found = {text: float_row(run(batch(text))) for text in texts}
         outputs = np.stack([[found[s.inputs["text"]], found[s.inputs["text_pair"]]] for s in pairs])
         evaluation = Evaluation({"sentence_embedding": outputs}, labels=labels, task="embedding", pairs=True)
-        return Spearman().score(evaluation).value
+        return Judgement(Spearman().score(evaluation).value)
 
     def calibration() -> Iterator[peers.Batch]:
         train = open_data(data / "glue" / "STS-B" / "train.tsv").take(CALIBRATION)
