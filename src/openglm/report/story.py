@@ -31,14 +31,15 @@ def headline(manifest: Manifest) -> str:
         )
         return f"{name} was left as it is for {device}: {outcome}."
     before, after = manifest.before, manifest.after
-    faster = manifest.speedup
-    gains = [part for part in (_speed(faster), _weight(before.size_bytes, after.size_bytes)) if part]
-    made = f"was made {' and '.join(gains)}" if gains else "was rebuilt, no faster and no smaller,"
-    return f"{name} {made} for {device} {loss(before.quality, after.quality)}."
+    weight, speed = _weight(before.size_bytes, after.size_bytes), _speed(manifest.speedup)
+    # The speed is this machine's: the device's own is predicted, and stands with the verdict.
+    gains = [part for part in (weight, f"{speed} where it was measured" if speed else "") if part]
+    made = ", ".join(gains) if gains else "rebuilt, no faster and no smaller"
+    return f"{name} for {device}: {made}, {loss(before.quality, after.quality)}."
 
 
 def _speed(faster: float) -> str:
-    if abs(faster - 1) < NOISE:
+    if faster <= 0 or abs(faster - 1) < NOISE:
         return ""
     return f"{_about(faster)}× faster" if faster > 1 else f"{_about(1 / faster)}× slower"
 
@@ -73,8 +74,10 @@ def standing(manifest: Manifest) -> str:
     before, after = manifest.verdict_before, manifest.verdict_after
     device = manifest.device.get("name", "the device")
     if after.get("fits"):
-        also = "; the original was, too" if before.get("fits") and manifest.recipe else ""
-        return f"It is predicted to fit {device} within every limit{also}."
+        there = _speed(_latency(before) / (_latency(after) or 1.0)) if manifest.recipe else ""
+        than = f", {there} there than the original" if there else ""
+        also = "; the original fits, too" if before.get("fits") and manifest.recipe else ""
+        return f"It is predicted to fit {device} within every limit{than}{also}."
     over = [limit for limit in after.get("limits", []) if not limit["ok"]]
     if not over:
         return f"Whether it fits {device} is not known."
@@ -83,6 +86,12 @@ def standing(manifest: Manifest) -> str:
         for limit in over
     ]
     return f"It is predicted not to fit {device}: {', '.join(told)}."
+
+
+def _latency(verdict: dict[str, Any]) -> float:
+    return next(
+        (limit["predicted"] for limit in verdict.get("limits", []) if limit["name"] == "latency"), 0.0
+    )
 
 
 def amount(limit: dict[str, Any], key: str) -> str:
