@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import openglm
+from openglm import hashing
 from openglm.bundle import store
 from openglm.bundle.manifest import FILE
 from openglm.bundle.store import check_target, is_bundle, opened, writing
@@ -49,7 +50,7 @@ def test_what_is_in_it(text_bundle: Path) -> None:
         assert folder == text_bundle
         assert sorted(manifest.files) == sorted(FILES)
         for name, file in manifest.files.items():
-            assert store.sha256(folder / name) == file.sha256
+            assert hashing.sha256(folder / name) == file.sha256
             assert (folder / name).stat().st_size == file.bytes
 
 
@@ -121,7 +122,7 @@ def test_paths_that_leave_the_folder(bundle: Path, name: str, place: str) -> Non
     (bundle / "loop").symlink_to(bundle / "loop")
 
     def change(manifest: dict[str, Any]) -> None:
-        file = {"sha256": store.sha256(bundle.parent / "secret"), "bytes": 6}
+        file = {"sha256": hashing.sha256(bundle.parent / "secret"), "bytes": 6}
         if place == "model":
             manifest["program"]["segments"][0]["models"]["onnxruntime"] = name
         elif place == "probes":

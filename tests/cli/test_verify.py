@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from openglm.bundle.manifest import FILE
-from openglm.bundle.store import sha256
+from openglm.hashing import sha256
 
 Command = Callable[..., Any]
 

@@ -13,6 +13,7 @@ import pytest
 
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
+from openglm.model.tensor import specs
 
 
 def net(weight: np.ndarray | None = None) -> onnx.ModelProto:
@@ -180,4 +181,4 @@ def test_weight_with_too_few_bytes(tmp_path: Path) -> None:
 )
 def test_an_output_that_is_no_tensor_of_numbers(kind: ir.TypeProtocol | None) -> None:
     with pytest.raises(InputError, match="'out' is not a tensor of numbers"):
-        onnx_file.specs([ir.Value(name="out", type=kind, shape=ir.Shape([1]))])
+        specs([ir.Value(name="out", type=kind, shape=ir.Shape([1]))])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from openglm import hashing
 from openglm.errors import InputError
 from openglm.model.auto import AutoModel
 from openglm.model.sources import hub, zoo
@@ -45,6 +46,6 @@ def test_not_installed_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hash_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
-    before = zoo.file_sha256(path)
+    before = hashing.sha256_once(path)
     path.write_bytes(b"three")
-    assert zoo.file_sha256(path) != before
+    assert hashing.sha256_once(path) != before

@@ -16,7 +16,7 @@ import onnx.parser
 import pytest
 
 import openglm
-from openglm.bundle import store
+from openglm import hashing
 from openglm.bundle.manifest import FILE
 from openglm.errors import InputError, VerificationError
 from openglm.runtimes.session import Session
@@ -40,7 +40,7 @@ def replaced(bundle: Path, name: str, content: bytes) -> Path:
     """The bundle with another file, its hash in the manifest put right."""
     (bundle / name).write_bytes(content)
     manifest = json.loads((bundle / FILE).read_text())
-    manifest["files"][name] = {"sha256": store.sha256(bundle / name), "bytes": len(content)}
+    manifest["files"][name] = {"sha256": hashing.sha256(bundle / name), "bytes": len(content)}
     (bundle / FILE).write_text(json.dumps(manifest))
     return bundle
 

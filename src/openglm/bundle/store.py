@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from openglm.bundle.manifest import FILE, File, Manifest
 from openglm.errors import InputError, OpenGLMError, OutputError, VerificationError
+from openglm.hashing import sha256
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
@@ -106,12 +106,6 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 f"The file {name} of {folder} is not the one the bundle was made with.",
                 "Copy the bundle again.",
             )
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

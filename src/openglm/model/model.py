@@ -44,13 +44,13 @@ class Model:
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the graph takes, in order."""
-        from openglm.model.sources.onnx_file import specs
+        from openglm.model.tensor import specs
 
         return specs(self.graph.graph.inputs)
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the graph returns, in order."""
-        from openglm.model.sources.onnx_file import specs
+        from openglm.model.tensor import specs
 
         return specs(self.graph.graph.outputs)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from openglm.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 NUMBERS = "^(bool|u?int(8|16|32|64)|float(16|32|64))$"
 """Types that numpy has and an engine can be fed with."""
@@ -84,3 +89,29 @@ def check_inputs(specs: tuple[TensorSpec, ...], arrays: Mapping[str, np.ndarray]
                     "Give both the same size there.",
                 )
     return checked
+
+
+def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
+    """The description of graph inputs or outputs; raises `InputError` for one that is no tensor."""
+    import onnx_ir as ir
+
+    described = []
+    for value in values:
+        dtype = "unknown" if value.dtype is None else value.dtype.name.lower()
+        if value.dtype is not None and value.dtype != ir.DataType.STRING:
+            dtype = value.dtype.numpy().name
+        if not isinstance(value.type, ir.TensorType | None) or not re.match(NUMBERS, dtype):
+            raise InputError(
+                f"The graph's '{value.name}' is not a tensor of numbers but of type {dtype}.",
+                "Only tensors of numbers in and out are supported.",
+            )
+        dims = tuple(
+            dim
+            if isinstance(dim, int)
+            else str(dim.value)
+            if dim.value is not None
+            else f"{value.name}_{axis}"
+            for axis, dim in enumerate(value.shape or ())
+        )
+        described.append(TensorSpec(name=value.name or "", dtype=dtype, shape=dims))
+    return tuple(described)

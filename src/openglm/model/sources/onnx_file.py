@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import onnx_ir as ir
 
 from openglm.errors import InputError
 from openglm.model.model import Model
-from openglm.model.tensor import NUMBERS, TensorSpec
 
 SUFFIX = ".onnx"
 
@@ -115,30 +113,6 @@ def _task(graph: ir.Model) -> str:
         rank = next(len(value.shape or ()) for value in graph.graph.outputs if value.name == "logits")
         return "classification" if rank == 2 else "text-generation" if rank == 3 else "generic"
     return "generic"
-
-
-def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
-    """The description of graph inputs or outputs; raises `InputError` for one that is no tensor."""
-    described = []
-    for value in values:
-        dtype = "unknown" if value.dtype is None else value.dtype.name.lower()
-        if value.dtype is not None and value.dtype != ir.DataType.STRING:
-            dtype = value.dtype.numpy().name
-        if not isinstance(value.type, ir.TensorType | None) or not re.match(NUMBERS, dtype):
-            raise InputError(
-                f"The graph's '{value.name}' is not a tensor of numbers but of type {dtype}.",
-                "Only tensors of numbers in and out are supported.",
-            )
-        dims = tuple(
-            dim
-            if isinstance(dim, int)
-            else str(dim.value)
-            if dim.value is not None
-            else f"{value.name}_{axis}"
-            for axis, dim in enumerate(value.shape or ())
-        )
-        described.append(TensorSpec(name=value.name or "", dtype=dtype, shape=dims))
-    return tuple(described)
 
 
 def check_finite(model: ir.Model) -> None:

