@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,40 @@ def test_weight_with_too_few_bytes(tmp_path: Path) -> None:
 def test_an_output_that_is_no_tensor_of_numbers(kind: ir.TypeProtocol | None) -> None:
     with pytest.raises(InputError, match="'out' is not a tensor of numbers"):
         specs([ir.Value(name="out", type=kind, shape=ir.Shape([1]))])
+
+
+def test_a_processor_beside_the_file(tmp_path: Path) -> None:
+    tokens = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (int64[batch, 8] input_ids) => (int64[batch, 8] y)'
+        " { y = Identity(input_ids) }"
+    )
+    onnx.save(tokens, tmp_path / "text.onnx")
+    picture = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 4, 4, 3] x) => (float[n, 4, 4, 3] y)'
+        " { y = Identity(x) }"
+    )
+    onnx.save(picture, tmp_path / "picture.onnx")
+    assert onnx_file.load(str(tmp_path / "text.onnx")).processor is None
+    assert onnx_file.load(str(tmp_path / "picture.onnx")).processor is None
+
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cat"])}
+    tokenizer = {
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": vocabulary,
+                  "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                       "strip_accents": None, "lowercase": True},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "added_tokens": [],
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    size = {"height": 4, "width": 4}
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"do_resize": True, "size": size, "do_rescale": True, "rescale_factor": 1 / 255})
+    )
+    made = onnx_file.load(str(tmp_path / "text.onnx")).processor
+    assert made is not None
+    assert made([{"text": "Cat cat"}])["input_ids"].tolist() == [[2, 4, 4, 3, 0, 0, 0, 0]]
+    made = onnx_file.load(str(tmp_path / "picture.onnx")).processor
+    assert made is not None
+    assert made([{"image": np.full((4, 4, 3), 255, np.uint8)}])["x"].shape == (1, 4, 4, 3)

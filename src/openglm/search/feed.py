@@ -94,7 +94,8 @@ class Feed:
                     takes = ", ".join(map(str, model.inputs))
                     raise InputError(
                         f"The data has {', '.join(given)} where the model takes {takes}.",
-                        "Name the columns or arrays after the model's inputs.",
+                        "Name the columns or arrays after the model's inputs, or, for text and pictures, put "
+                        "the model's tokenizer.json or preprocessor_config.json beside its .onnx file.",
                     )
                 row = np.asarray(given[spec.name])
                 if spec.shape:

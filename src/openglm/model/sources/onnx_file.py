@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from openglm.errors import InputError
 from openglm.model.model import Model
+from openglm.model.tensor import TensorSpec, specs
+
+if TYPE_CHECKING:
+    from openglm.model.processors.processor import Processor
 
 SUFFIX = ".onnx"
 
@@ -20,10 +25,30 @@ def matches(source: str) -> bool:
 
 
 def load(source: str) -> Model:
-    """The model in an `.onnx` file; raises `InputError` where it is not a whole, readable one."""
+    """The model in an `.onnx` file; raises `InputError` where it is not a whole, readable one.
+
+    A tokenizer.json or preprocessor_config.json beside it, as exporters put them, makes its inputs
+    from text or pictures.
+    """
     path = Path(source)
     graph = read(path)
-    return Model(name=path.stem, source=source, task=_task(graph), export=lambda: graph)
+    processor = _processor_beside(path.parent, specs(graph.graph.inputs))
+    return Model(path.stem, source, _task(graph), export=lambda: graph, processor=processor)
+
+
+def _processor_beside(folder: Path, inputs: tuple[TensorSpec, ...]) -> Processor | None:
+    tokens = next((spec.shape for spec in inputs if spec.name == "input_ids"), None)
+    if tokens is not None and (folder / "tokenizer.json").is_file():
+        from openglm.model.processors.text_processor import TextProcessor
+
+        fixed = tokens[1] if len(tokens) == 2 and isinstance(tokens[1], int) else None
+        return TextProcessor.from_folder(folder, tuple(spec.name for spec in inputs), pad_to=fixed)
+    if len(inputs) == 1 and len(inputs[0].shape) == 4 and (folder / "preprocessor_config.json").is_file():
+        from openglm.model.processors.image_processor import ImageProcessor
+
+        layout: Literal["NCHW", "NHWC"] = "NHWC" if inputs[0].shape[3] == 3 else "NCHW"
+        return ImageProcessor.from_folder(folder, inputs[0].name, layout)
+    return None
 
 
 def read(path: Path) -> ir.Model:
