@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from openglm.cli.console import err, out, print_json
+from openglm.cli.fit import DOES_NOT_FIT
 
 if TYPE_CHECKING:
     from openglm.search.result import Result
     from openglm.search.trial import Trial
 
-DOES_NOT_FIT = 3
 STOPPED = 130
 _MARKS = {"chosen": "[green]★[/]", "accepted": "[green]✓[/]", "refused": "[red]✗[/]", "failed": "[red]![/]"}
 

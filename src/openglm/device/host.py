@@ -92,7 +92,8 @@ def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What this machine's processor is called."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.lower().startswith(("model name", "cpu part")):
@@ -116,7 +117,7 @@ def _key() -> dict[str, Any]:
     """What a measurement holds for."""
     return {
         "format": FORMAT,
-        "processor": _processor(),
+        "processor": processor_name(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": usable_cores(),
         "ram_bytes": ram_bytes(),
@@ -151,7 +152,7 @@ def _write(file: Path, key: dict[str, Any], device: Device) -> None:
 
 def _measure(folder: Path) -> Device:
     cores = usable_cores()
-    machine = f"{_processor()}, {cores} thread{'s' * (cores > 1)}, {date.today().isoformat()}"
+    machine = f"{processor_name()}, {cores} thread{'s' * (cores > 1)}, {date.today().isoformat()}"
     sources = {"units.cpu.cores": "measured: cores that this process may use"}
     square = (GEMM, GEMM, GEMM)
     layer = _onnx_gops(LAYER, "fp32", cores)
@@ -192,7 +193,7 @@ def _measure(folder: Path) -> Device:
     return Device.model_validate(
         {
             "name": "host",
-            "title": f"This machine ({_processor()}, {platform.system()})",
+            "title": f"This machine ({processor_name()}, {platform.system()})",
             "tier": "host",
             "year": date.today().year,
             "units": [unit],

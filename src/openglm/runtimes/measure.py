@@ -6,6 +6,7 @@ that drift meets all of them alike, and a ratio holds where a single figure woul
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from openglm.bundle.manifest import Host, Timing
+from openglm.device.host import processor_name, usable_cores
 
 
 def interleaved(
@@ -55,27 +57,11 @@ def speedup(original: np.ndarray, candidate: np.ndarray) -> float:
 
 def host(engine: str, threads: int) -> Host:
     """This machine, as figures measured on it name it."""
-    import os
-    import platform
-
     return Host(
-        processor=_processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        processor=processor_name(),
+        cores=usable_cores(),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         engine=engine,
         threads=threads,
     )
-
-
-def _processor() -> str:
-    import platform
-    from pathlib import Path
-
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

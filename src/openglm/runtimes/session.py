@@ -68,8 +68,7 @@ class Session:
                 raise InputError(
                     f"The bundle {self.manifest.name} takes arrays only: {takes}.", "Give those by name."
                 )
-            settings = {key: value for key, value in self.manifest.processor.items() if key != "files"}
-            self._processor = from_settings(settings, self._folder)
+            self._processor = from_settings(self.manifest.processor, self._folder)
         return self._processor
 
     def run(

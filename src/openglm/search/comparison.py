@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from openglm.bundle.manifest import Host, Timing
@@ -108,11 +109,8 @@ def _load(source: str) -> Model:
         return AutoModel.from_pretrained(source)
     with opened(Path(source)) as (home, manifest):
         graph = onnx_file.read(home / manifest.program.segments[0].models[NAME])
-        for value in graph.graph.initializers.values():  # nothing may point into a folder that goes
-            if value.const_value is not None:
-                value.const_value.numpy()
+        ir.external_data.load_to_model(graph)  # nothing may point into a folder that goes
         processor = None
         if manifest.processor is not None:
-            settings = {key: item for key, item in manifest.processor.items() if key != "files"}
-            processor = from_settings(settings, home)
+            processor = from_settings(manifest.processor, home)
     return Model(manifest.name, source, manifest.task, lambda: graph, processor=processor)

@@ -70,11 +70,12 @@ class Feed:
         even, odd = dataset.halves()
         self._calibration = even.spread(calibration_samples)
         self._evaluation = odd.spread(evaluation_samples)
-        first = next(iter(self._evaluation), None) or next(iter(even), None)
+        first = next(iter(self._evaluation), None)
+        if first is None:  # a single sample must do for both
+            self._evaluation = even.take(1)
+            first = next(iter(self._evaluation), None)
         if first is None:
             raise InputError(f"{dataset.name} holds no sample.", "Give data with at least two.")
-        if next(iter(self._evaluation), None) is None:  # a single sample must do for both
-            self._evaluation = even.take(1)
         self._pairs = model.task == "embedding" and "text_pair" in first.inputs
         self._first = self.batch(first)
 

@@ -14,6 +14,7 @@ from openglm.bundle.manifest import Candidate, Quality
 from openglm.device import profile
 from openglm.device.budget import Budget
 from openglm.device.fit import Verdict, fit
+from openglm.device.host import usable_cores
 from openglm.device.profile import Device
 from openglm.errors import InputError, OutputError
 from openglm.metrics import resolve
@@ -21,7 +22,6 @@ from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
 from openglm.model.sources import onnx_file
-from openglm.runtimes.measure import host
 from openglm.runtimes.onnxruntime import Runner, check_threads
 from openglm.search.candidates import code, recipes
 from openglm.search.feed import Feed, sizes
@@ -99,7 +99,6 @@ def optimize(
         raise InputError(
             f"The metric {chosen_metric.name} needs labels, and the data has none.", "Use fidelity."
         )
-    cores = host("", 1).cores
     try:
         home = tempfile.TemporaryDirectory(prefix="openglm-")
     except OSError as error:
@@ -113,7 +112,7 @@ def optimize(
             device,
             budget,
             verdict,
-            threads or min(device.cpu.cores, cores),
+            threads or min(device.cpu.cores, usable_cores()),
             home,
         )
         return _search(bench, verdict, home, started + time_limit_s, progress)
@@ -159,7 +158,7 @@ def _search(
     waiting = recipes(analyse(bench.model.graph, bench.dims))
     total = len(waiting) + 1
     progress(Progress("measuring the original", 0, total))
-    trials = [unchanged(bench, bench.folder / "original.onnx")]
+    trials = [unchanged(bench, bench.folder / "original.onnx", verdict)]
     stopped = False
     try:
         for index, recipe in enumerate(waiting, start=1):

@@ -16,7 +16,6 @@ from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
-from openglm.model.model import Model
 from openglm.report.page import render
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner
@@ -55,7 +54,6 @@ def package(
     np.savez_compressed(folder / PROBES_FILE, **probes(runner, _probe_inputs(bench)))  # type: ignore[arg-type]
     before, after, speedup = _figures(bench, trial, runner, model_file)
     verdict_after = trial.verdict or verdict_before
-    described = Model(bench.model.name, bench.model.source, bench.model.task, lambda: bench.model.graph)
     manifest = Manifest(
         openglm=version("openglm"),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -68,8 +66,8 @@ def package(
             bytes=before.size_bytes,
             parameters=analyse(bench.model.graph, bench.dims).parameters,
         ),
-        inputs=described.inputs,
-        outputs=described.outputs,
+        inputs=bench.model.inputs,
+        outputs=bench.model.outputs,
         processor=processor,
         program=Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),)),
         recipe=trial.candidate.recipe,

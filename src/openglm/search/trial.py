@@ -185,14 +185,13 @@ def _finite(outputs: Mapping[str, Any]) -> bool:
 def _verdict(graph: ir.Model, bench: Bench) -> verdicts.Verdict:
     original = bench.model
     candidate = Model(original.name, original.source, original.task, lambda: graph, config=original.config)
-    return verdicts.fit(candidate, bench.device, bench.budget, dims=bench.dims, threads=None)
+    return verdicts.fit(candidate, bench.device, bench.budget, dims=bench.dims)
 
 
-def unchanged(bench: Bench, path: Path) -> Trial:
+def unchanged(bench: Bench, path: Path, verdict: verdicts.Verdict) -> Trial:
     """The original itself, as the candidate that is always there."""
     times = measure.interleaved({"original": lambda: bench.runner.run(bench.inputs)}, rounds=15, seconds=4)
     timing = measure.summary(times["original"])
-    verdict = _verdict(bench.model.graph, bench)
     candidate = Candidate(
         code=code(()),
         recipe=(),

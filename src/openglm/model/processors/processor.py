@@ -38,8 +38,10 @@ class Processor(Protocol):
 def from_settings(settings: Mapping[str, Any], folder: Path) -> Processor:
     """The processor that `settings()` described and whose files `save` wrote into `folder`.
 
-    Raises `InputError` where the kind is unknown or settings or files are broken.
+    The names of those files, which a manifest keeps as "files", may be among the settings. Raises
+    `InputError` where the kind is unknown or settings or files are broken.
     """
+    settings = {name: value for name, value in settings.items() if name != "files"}
     kind = settings.get("kind")
     if kind == "text":
         from openglm.model.processors.text_processor import TextProcessor
