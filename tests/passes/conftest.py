@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 
 from openglm.model.sources import onnx_file
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.runtimes.onnxruntime import Runner
 
 Arrays = Mapping[str, np.ndarray]
@@ -73,7 +73,7 @@ def define() -> Callable[..., dict[str, np.ndarray]]:
 def apply(tmp_path: Path) -> Callable[..., Applied]:
     """Apply a pass, and check what holds for every pass."""
 
-    def applied(config: PassConfig, model: ir.Model, batches: Iterable[Arrays] | None = None) -> Applied:
+    def applied(config: GraphPass, model: ir.Model, batches: Iterable[Arrays] | None = None) -> Applied:
         before = ir.to_proto(model).SerializeToString()
         context = Context() if batches is None else Context(calibration=lambda: batches)
         result = config.apply(model, context)

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from openglm.errors import InputError
-from openglm.passes.contract import Applied, Context, PassConfig, parse_step, schemes
+from openglm.passes.contract import Applied, Context, GraphPass, parse_step, schemes
 
 
-class Nothing(PassConfig):
+class Nothing(GraphPass):
     """Does nothing."""
 
     scheme: ClassVar[str] = "nothing_of_note"

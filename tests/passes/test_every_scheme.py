@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from openglm.model.sources.module import export
-from openglm.passes.contract import Applied, PassConfig
+from openglm.passes.contract import Applied, GraphPass
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half
 from openglm.passes.fuse import Fuse
@@ -22,7 +22,7 @@ Run = Callable[..., dict[str, np.ndarray]]
 Apply = Callable[..., Applied]
 Feeds = dict[str, np.ndarray]
 
-SCHEMES: list[PassConfig] = [
+SCHEMES: list[GraphPass] = [
     Fuse(),
     DynamicInt8(),
     DynamicInt8(per_channel=False, weight_bits=7),
@@ -99,7 +99,7 @@ def alike(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("config", SCHEMES, ids=lambda config: str(config.code))
-def test_on_a_transformer(bert: ir.Model, run: Run, apply: Apply, config: PassConfig, fused: bool) -> None:
+def test_on_a_transformer(bert: ir.Model, run: Run, apply: Apply, config: GraphPass, fused: bool) -> None:
     def batches() -> Iterator[Feeds]:
         for length in (5, 12, 20, 64):
             yield sentences(2, length)
@@ -118,7 +118,7 @@ def test_on_a_transformer(bert: ir.Model, run: Run, apply: Apply, config: PassCo
 
 
 @pytest.mark.parametrize("config", SCHEMES, ids=lambda config: str(config.code))
-def test_on_convolutions(vision: ir.Model, run: Run, apply: Apply, config: PassConfig) -> None:
+def test_on_convolutions(vision: ir.Model, run: Run, apply: Apply, config: GraphPass) -> None:
     result = apply(config, apply(Fuse(), vision).graph, [pictures(8), pictures(5)])
     for batch in (1, 3):
         before, after = run(vision, pictures(batch))["logits"], run(result.graph, pictures(batch))["logits"]

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from openglm.errors import InputError
+
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from torch import nn
 
     from openglm.model.processors.processor import Processor
     from openglm.model.tensor import TensorSpec
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A model's PyTorch side, where its source has one."""
+
+    load: Callable[[], nn.Module]
+    """Gives the module, in evaluation mode, with `forward`'s parameters named as the graph's inputs."""
+    export: Callable[[nn.Module], ir.Model]
+    """Makes the graph of any module that takes and returns what the loaded one does."""
 
 
 @dataclass
@@ -31,8 +44,8 @@ class Model:
     """Makes the graph."""
     processor: Processor | None = None
     """Turns text or images into the graph's inputs; none where only arrays are taken."""
-    module: Any = field(default=None, repr=False)
-    """The `torch.nn.Module`, where the source is one."""
+    trainable: Trainable | None = field(default=None, repr=False)
+    """What pruning and training need; none for a graph without its module."""
     config: dict[str, Any] = field(default_factory=dict, repr=False)
     """The architecture's figures as its source states them (a transformers config)."""
 
@@ -40,6 +53,31 @@ class Model:
     def graph(self) -> ir.Model:
         """The model as an ONNX graph."""
         return self.export()
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The `torch.nn.Module`; raises `InputError` for a model that came as a graph alone."""
+        if self.trainable is None:
+            raise InputError(
+                f"{self.name} is a graph without its PyTorch module, which pruning and training work on.",
+                "Give a transformers folder, a function of yours (file.py's name:function), or an nn.Module "
+                "through AutoModel.wrap.",
+            )
+        return self.trainable.load()
+
+    def with_module(self, module: nn.Module, processor: Processor | None = None) -> Model:
+        """This model with another module in place of its own, and another processor where one is given.
+
+        `module` takes and returns what this model's does. The graph is made when it is asked for.
+        """
+        assert self.trainable is not None
+        export = self.trainable.export
+        return replace(
+            self,
+            export=lambda: export(module),
+            processor=processor or self.processor,
+            trainable=Trainable(lambda: module, export),
+        )
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -1,4 +1,7 @@
-"""What a pass is: a config, and a function of a graph that returns a new graph.
+"""What a pass is: a config, and a function of a model that returns a new one.
+
+Some work on the PyTorch module (`ModulePass`: pruning, factorising, training), the others on the
+exported graph (`GraphPass`: fusing, quantizing); in a recipe the former come first.
 
 A technique is one file here that defines one `PassConfig`; nothing else names it. Passes of other
 packages are found through the entry point group "openglm.passes".
@@ -12,28 +15,39 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from openglm.data.dataset import Dataset
 from openglm.errors import InputError, nearest
+from openglm.model.model import Model
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may use besides the graph."""
+    """What a pass may use besides the model."""
 
     calibration: Callable[[], Iterable[Mapping[str, np.ndarray]]] | None = None
     """Gives the calibration batches, arrays by input name, anew at each call; they are streamed."""
     progress: Callable[[int], None] = lambda _: None
     """Told how many calibration batches have been seen."""
+    teacher: Model | None = None
+    """The model as it was before the recipe, for distillation."""
+    training: Dataset | None = None
+    """What is trained on, with labels or without."""
+    checkpoint: Path | None = None
+    """A folder of this step's own, where training keeps its state and finds it again."""
+    trained: Callable[[float, str], None] = lambda _, __: None
+    """Told which share of a training is done, 0 to 1, and a few words on how it goes."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What a pass returns."""
+    """What a graph pass returns."""
 
     graph: ir.Model
     changed: bool
@@ -41,27 +55,50 @@ class Applied:
     """Plain sentences for the report: what was left alone, and why."""
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """What a module pass returns."""
+
+    model: Model
+    changed: bool
+    notes: tuple[str, ...] = field(default=())
+
+
 class PassConfig(BaseModel, ABC):
-    """Configuration of a pass, checked when it is made; `apply` is the pass."""
+    """Configuration of a pass, checked when it is made; `apply`, of its two kinds below, is the pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scheme: ClassVar[str]
     """The documented code: "fuse", "dynamic_wi8_ai8", ..."""
     needs_calibration: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
+    """Whether it trains, on `Context.training`."""
 
     @property
     def code(self) -> str:
         """The scheme with what distinguishes this config, such as "wi4_afp32_g32"."""
         return self.scheme
 
+    def to_recipe(self) -> dict[str, Any]:
+        """This config as one step of a recipe."""
+        return {"pass": self.scheme, **self.model_dump(mode="json")}
+
+
+class GraphPass(PassConfig):
+    """A pass on the exported graph, for any engine."""
+
     @abstractmethod
     def apply(self, graph: ir.Model, context: Context) -> Applied:
         """The graph after this pass; `graph` itself stays as it is."""
 
-    def to_recipe(self) -> dict[str, Any]:
-        """This config as one step of a recipe."""
-        return {"pass": self.scheme, **self.model_dump(mode="json")}
+
+class ModulePass(PassConfig):
+    """A pass on the PyTorch module."""
+
+    @abstractmethod
+    def apply(self, model: Model, context: Context) -> Adapted:
+        """The model after this pass, its module a changed copy; `model` itself stays as it is."""
 
 
 def schemes() -> dict[str, type[PassConfig]]:
@@ -72,7 +109,7 @@ def schemes() -> dict[str, type[PassConfig]]:
         import_module(module.name)
     for point in entry_points(group="openglm.passes"):
         point.load()
-    return {config.scheme: config for config in _defined(PassConfig)}  # type: ignore[type-abstract]
+    return {config.scheme: config for config in _defined(PassConfig)}
 
 
 def _defined(base: type[PassConfig]) -> Iterable[type[PassConfig]]:

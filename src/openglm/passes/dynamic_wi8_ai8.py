@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from openglm.passes import affine
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.embeddings import quantize_rows
 from openglm.passes.rewriting import Rewriter, clean, editable, linears, small_heads
 
@@ -21,7 +21,7 @@ SMALLEST = 4096
 """Elements of a weight below which quantizing the activations costs more than the product saves."""
 
 
-class DynamicInt8(PassConfig):
+class DynamicInt8(GraphPass):
     """Linear layers with int8 weights and activations quantized as they come."""
 
     scheme: ClassVar[str] = "dynamic_wi8_ai8"

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.rewriting import Rewriter, clean, constant, constant_of, editable
 
 SMALLEST = 64
@@ -25,7 +25,7 @@ _EXACT = {"QuantizeLinear", "DequantizeLinear"}
 _RANGE = (float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max))
 
 
-class Half(PassConfig):
+class Half(GraphPass):
     """float16 weights."""
 
     scheme: ClassVar[str] = "fp16"

@@ -15,11 +15,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.rewriting import Linear, Rewriter, clean, constant_of, editable, linears
 
 
-class Fuse(PassConfig):
+class Fuse(GraphPass):
     """Clean the graph and join parallel linear layers."""
 
     scheme: ClassVar[str] = "fuse"

@@ -18,7 +18,7 @@ from pydantic import Field
 from openglm.errors import InputError
 from openglm.passes import affine
 from openglm.passes.calibration import Method, observe, observer
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.embeddings import quantize_rows
 from openglm.passes.rewriting import (
     attribute,
@@ -41,7 +41,7 @@ _SATURATING = ("Relu", "Clip")
 _MOVE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
-class StaticInt8(PassConfig):
+class StaticInt8(GraphPass):
     """int8 weights, and uint8 activations in ranges taken from calibration data."""
 
     scheme: ClassVar[str] = "static_wi8_ai8"

@@ -12,13 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from openglm.passes import affine
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.embeddings import quantize_rows, tables
 from openglm.passes.rewriting import MICROSOFT, Rewriter, clean, editable
 from openglm.passes.weight_only import quantize_linears
 
 
-class WeightInt4(PassConfig):
+class WeightInt4(GraphPass):
     """4-bit weights in linear layers; embeddings as 8-bit or 4-bit rows.
 
     A small head stays as it is; a large one, as language models have, takes 8 bits.

@@ -15,13 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from openglm.passes import affine
-from openglm.passes.contract import Applied, Context, PassConfig
+from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.embeddings import quantize_rows
 from openglm.passes.rewriting import Rewriter, attribute, clean, editable, weight_of
 from openglm.passes.weight_only import SMALLEST, quantize_linears
 
 
-class WeightInt8(PassConfig):
+class WeightInt8(GraphPass):
     """int8 weights in linear layers, convolutions and embeddings."""
 
     scheme: ClassVar[str] = "wi8_afp32"

@@ -19,7 +19,7 @@ from openglm.errors import OpenGLMError
 from openglm.metrics.metric import Metric
 from openglm.model.model import Model
 from openglm.model.sources import onnx_file
-from openglm.passes.contract import Context
+from openglm.passes.contract import Context, GraphPass
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
 from openglm.search.candidates import Recipe, code
@@ -124,6 +124,7 @@ def _judge(
         progress=lambda seen: tick("calibrating", 0.3 * min(1, seen / samples)),
     )
     for step in recipe:
+        assert isinstance(step, GraphPass)
         applied = step.apply(graph, context)
         graph, changed = applied.graph, applied.changed
         notes += applied.notes

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from openglm.errors import InputError, MissingExtraError
-from openglm.model.model import Model
+from openglm.model.model import Model, Trainable
 
 OPSET = 20
 TOLERANCE = 1e-3
@@ -34,13 +34,17 @@ def wrap(
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"A {type(module).__name__} is not an nn.Module.", "Give an nn.Module.")
     example = bind(module, example_inputs)
+
+    def graph_of(any_module: Any) -> ir.Model:
+        return export(any_module, example, dynamic_shapes=dynamic_shapes)
+
     return Model(
         name=name or type(module).__name__.lower(),
         source=f"{type(module).__module__}.{type(module).__qualname__}",
         task=task,
-        export=lambda: export(module, example, dynamic_shapes=dynamic_shapes),
+        export=lambda: graph_of(module),
         processor=processor,
-        module=module,
+        trainable=Trainable(lambda: module.eval(), graph_of),
     )
 
 

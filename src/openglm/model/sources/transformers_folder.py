@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from openglm.errors import InputError, MissingExtraError, OutputError
 from openglm.hashing import sha256_once
-from openglm.model.model import Model
+from openglm.model.model import Model, Trainable
 from openglm.model.sources import onnx_file
 
 EXPORT_REVISION = 1
@@ -57,12 +57,20 @@ def load(source: str) -> Model:
     pooling = _pooling(folder) if task == "generic" else None
     if pooling is not None:
         task = "embedding"
+
+    def graph_of(module: Any) -> ir.Model:
+        return _export(module, task)
+
+    def module() -> Any:
+        return _module(folder, architecture, task, pooling)
+
     return Model(
         name=folder.resolve().name.lower(),
         source=source,
         task=task,
-        export=lambda: _cached(folder, lambda: _export(folder, architecture, task, pooling)),
+        export=lambda: _cached(folder, lambda: graph_of(module())),
         processor=_processor(folder, task, config),
+        trainable=Trainable(module, graph_of),
         config=config,
     )
 
@@ -169,8 +177,9 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> ir.Model:
-    from openglm.model.sources.module import export, first_line, quiet, require_torch
+def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> Any:
+    """The folder's model with one tensor as its output, as a graph has it."""
+    from openglm.model.sources.module import first_line, quiet, require_torch
 
     torch = require_torch()
     try:
@@ -214,19 +223,22 @@ def _export(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
             f"Save a whole {architecture} there, or name its own architecture in config.json.",
         )
     if task == "image-classification":
-        config = module.config
+        return _picked(torch, module, "logits").eval()
+    field = "last_hidden_state" if task in ("embedding", "generic") else "logits"
+    return _encoder(torch, module, pooling, field, task).eval()
+
+
+def _export(wrapper: Any, task: str) -> ir.Model:
+    """The graph of what `_module` gives."""
+    from openglm.model.sources.module import export, require_torch
+
+    torch = require_torch()
+    config = wrapper.model.config
+    if task == "image-classification":
         side = config.image_size if isinstance(getattr(config, "image_size", None), int) else 224
         example = {"pixel_values": torch.randn(2, getattr(config, "num_channels", 3), side, side)}
-        return export(_picked(torch, module, "logits"), example, output_names=["logits"])
-    return _export_text(torch, module, task, pooling, folder)
-
-
-def _export_text(
-    torch: Any, module: Any, task: str, pooling: dict[str, Any] | None, folder: Path
-) -> ir.Model:
-    from openglm.model.sources.module import export
-
-    config = module.config.to_dict()
+        return export(wrapper, example, output_names=["logits"])
+    config = config.to_dict()
     names = _text_inputs(config, task)
     tokens = torch.arange(2 * 16).reshape(2, 16) % min(config.get("vocab_size", 100), 100)
     mask = torch.ones_like(tokens)
@@ -238,7 +250,6 @@ def _export_text(
     sequence = torch.export.Dim("sequence", min=1, max=longest)
     shapes = {name: {0: batch, 1: sequence} for name in names}
     output = {"embedding": "sentence_embedding", "generic": "last_hidden_state"}.get(task, "logits")
-    wrapper = _encoder(torch, module, pooling, "last_hidden_state" if output != "logits" else "logits", task)
     return export(wrapper, example, dynamic_shapes=shapes, output_names=[output])
 
 
