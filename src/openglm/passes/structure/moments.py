@@ -7,7 +7,7 @@ inputs, with a constant 1 among these for the bias.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,10 @@ from torch.nn import functional
 
 DAMPING = 1e-3
 """Share of the moments' mean diagonal that is added to it: with few samples they are not of full rank."""
+ROWS = 2048
+"""At most so many rows of one call are counted: a large picture's pixels tell little more than a part."""
+LIMIT = 2**27
+"""Numbers that the moments of layers seen in one run over the data may hold together: 1 GiB."""
 
 
 def features(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -44,7 +48,11 @@ def watching(module: nn.Module, names: Collection[str], moments: dict[str, torch
         layer = module.get_submodule(name)
 
         def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
-            rows = features(layer, inputs[0].detach()).double()
+            rows = features(layer, inputs[0].detach())
+            if len(rows) > ROWS:
+                drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(len(rows)))
+                rows = rows[drawn[:ROWS].sort().values]
+            rows = rows.double()
             rows = functional.pad(rows, (0, 1), value=1.0)
             moments[name] = moments.get(name, 0) + rows.T @ rows
 
@@ -68,6 +76,38 @@ def gather(
         for batch in batches:
             module(**tensors(batch))
     return moments
+
+
+def in_turn(
+    module: nn.Module, names: Collection[str], calibration: Callable[[], Iterable[Mapping[str, np.ndarray]]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """As `gather`, layer by layer, in as many runs over the data as keep the memory within `LIMIT`."""
+    pending: list[str] = []
+    held = 0
+    for name in names:
+        weight: Any = module.get_submodule(name).weight
+        size = (weight[0].numel() + 1) ** 2
+        if pending and held + size > LIMIT:
+            yield from gather(module, pending, calibration()).items()
+            pending, held = [], 0
+        pending.append(name)
+        held += size
+    if pending:
+        yield from gather(module, pending, calibration()).items()
+
+
+@contextmanager
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """While open, gradients flow from every parameter, those that training leaves alone included."""
+    frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_()
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
