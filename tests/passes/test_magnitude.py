@@ -103,7 +103,7 @@ def test_all_else_stays_and_is_named(model: Model) -> None:
         if name not in [f"{layer}.weight" for layer in PRUNED]:
             assert torch.equal(tensor, result.model.module.state_dict()[name])
     assert result.notes == (
-        "tied stays dense: it has the weights of an embedding.",
+        "tied stays dense: it has the weights of another layer.",
         "depthwise stays dense: it has one input for each output.",
         "head stays dense: it has less than 2% of all weights, at the output.",
         "50.0% of the weights of 4 layers are zeros: the file is smaller where it stores them compressed "

@@ -8,6 +8,7 @@ language models to a half without further training.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -138,20 +139,19 @@ def prunable(module: nn.Module) -> tuple[dict[str, nn.Linear | nn.Conv2d], tuple
     """The layers of a module whose weights may become zeros, by name, and what is said of the others."""
     from torch import nn
 
-    tables = {id(item.weight) for item in module.modules() if isinstance(item, nn.Embedding)}
+    shared = Counter(id(item) for part in module.modules() for item in part.parameters(recurse=False))
     layers: dict[str, nn.Linear | nn.Conv2d] = {}
-    tied, depthwise, seen = [], [], set()
+    tied, depthwise = [], []
     for name, layer in module.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or id(layer.weight) in seen:
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
             continue
-        seen.add(id(layer.weight))
-        if id(layer.weight) in tables:
+        if shared[id(layer.weight)] > 1:
             tied.append(name)
         elif layer.weight.shape[1] == 1 and isinstance(layer, nn.Conv2d) and layer.groups > 1:
             depthwise.append(name)
         else:
             layers[name] = layer
-    notes = left(tied, "the weights of an embedding") + left(depthwise, "one input for each output")
+    notes = left(tied, "the weights of another layer") + left(depthwise, "one input for each output")
     total = sum(layer.weight.numel() for layer in layers.values())
     last = next(reversed(layers), None)
     if last is not None and layers[last].weight.numel() < SMALL_HEAD * total:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -117,3 +120,11 @@ def shrink(weight: torch.Tensor, amount: float) -> None:
     """
     with torch.no_grad():
         weight.copy_(functional.softshrink(weight, amount))
+
+
+def exchange(module: nn.Module, new: Mapping[Any, nn.Module]) -> None:
+    """Put other modules in the place of some within `module`, wherever these stand."""
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in new:
+                setattr(parent, name, new[child])
