@@ -14,6 +14,7 @@ _HOMES = {
     "Device": "openglm.device.profile",
     "Model": "openglm.model.model",
     "OpenGLMError": "openglm.errors",
+    "distil": "openglm.training.distillation",
     "fit": "openglm.device.fit",
     "load": "openglm.runtimes.session",
     "optimize": "openglm.search.optimize",

@@ -155,6 +155,7 @@ def train(
     checkpoint: Path | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     on_step: Callable[[int, nn.Module], None] | None = None,
+    prepare: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> History:
     """Train `module` in place, and leave it on the CPU in evaluation mode.
@@ -162,7 +163,8 @@ def train(
     `loss` gives the mean loss of a batch, alone or with numbers of its parts by name; it is called
     within autocast. `on_step` is called after each update with the number of steps done.
     `evaluate` judges the module in evaluation mode, higher being better; with it the module ends
-    with the best weights found, else with the last.
+    with the best weights found, else with the last. `prepare` is called before the first step, where
+    any is left to do; it and `evaluate` run within autocast and without gradients.
 
     With a folder `checkpoint`, its state is kept there and found again: a training of the same
     module, settings and `identity` (which says what else the result depends on: data, teacher,
@@ -178,6 +180,9 @@ def train(
         with _uninterrupted():
             run.resume()
         with torch.random.fork_rng(range(torch.cuda.device_count())):
+            if prepare is not None and not run.history.finished:
+                with torch.no_grad(), run.autocast():
+                    prepare()
             while not run.history.finished:
                 if evaluate is not None and run.judges():
                     run.judge(evaluate)
@@ -253,7 +258,7 @@ class _Run:
 
     def judge(self, evaluate: Callable[[nn.Module], float]) -> None:
         self.module.eval()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             value = float(evaluate(self.module))
         self.module.train()
         with _uninterrupted():
@@ -272,7 +277,7 @@ class _Run:
             # The random numbers of a step follow from its number, so that resuming needs no others.
             state = np.random.SeedSequence((settings.seed, history.step)).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0] >> np.uint64(1)))
-            with self._autocast():
+            with self.autocast():
                 found = loss(self.module, batch.to(self.device))
             value, self.parts = found if isinstance(found, tuple) else (found, {})
             number = float(value.detach())
@@ -348,7 +353,7 @@ class _Run:
             if note not in self.history.notes:
                 self.history.notes.append(note)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
 

@@ -23,12 +23,13 @@ def main_output(output: object) -> torch.Tensor:
 def soft(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """KL(teacher || student) of the classes' probabilities at a temperature, times its square.
 
-    Logits are (rows, classes); the mean over rows. The square keeps gradients of one size at every
-    temperature (Hinton, Vinyals and Dean 2015).
+    Logits are (..., classes); the mean is over all before the last axis. The square keeps gradients
+    of one size at every temperature (Hinton, Vinyals and Dean 2015).
     """
     found = functional.log_softmax(student.float() / temperature, -1)
     wanted = functional.log_softmax(teacher.float() / temperature, -1)
-    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True) * temperature**2
+    divergence = functional.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+    return divergence.mean() * temperature**2
 
 
 def hard(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -40,23 +41,23 @@ def hard(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def response(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Distance of outputs (rows, values) that are no logits: squared error, and for vectors the angle.
+    """Distance of outputs (rows, ...) that are no logits: squared error and, for vectors, the angle.
 
     sum (s - t)^2 / sum t^2 + mean over rows of 1 - cos(s, t); the cosine only where a row has more
     than one value. Scaled by the teacher's size, it means the same for every model.
     """
-    student, teacher = student.float(), teacher.float()
+    student, teacher = (output.float().reshape(len(output), -1) for output in (student, teacher))
     scaled = (student - teacher).square().sum() / teacher.square().sum().clamp_min(1e-12)
     if teacher.shape[-1] == 1:
         return scaled
     return scaled + (1 - functional.cosine_similarity(student, teacher, dim=-1)).mean()
 
 
-def rows(output: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """An output as (rows, values): tokens that the mask (batch, tokens) keeps are rows of their own."""
-    if mask is not None and output.dim() == 3 and output.shape[:2] == mask.shape:
-        return output[mask.bool()]
-    return output.flatten(1) if output.dim() > 1 else output[:, None]
+def kept(output: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Of an output for each token, (batch, tokens, values), the tokens that the mask (batch, tokens)
+    keeps, as (kept, values); any other output as it is."""
+    of_tokens = mask is not None and output.dim() == 3 and output.shape[:2] == mask.shape
+    return output[mask.bool()] if of_tokens and mask is not None else output
 
 
 def hidden(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,12 @@ class _Rows:
         flat, offsets = self._chunks[index // _CHUNK]
         place = index % _CHUNK
         return flat[offsets[place] : offsets[place + 1]]
+
+    def hash_into(self, digest: Any) -> None:
+        for flat, offsets in self._chunks:
+            digest.update(f"{self._name} {flat.dtype} {self._shape}".encode())
+            digest.update(flat.data)
+            digest.update(offsets.data)
 
     def lengths(self) -> np.ndarray:
         return np.concatenate([np.diff(offsets) for _, offsets in self._chunks])
@@ -156,6 +163,15 @@ class Samples:
             groups = [part for group in groups for part in self._alike(group)]
         for number in random.permutation(len(groups))[start:]:
             yield self.batch(groups[number])
+
+    def digest(self) -> str:
+        """A hash of all rows and labels."""
+        digest = hashlib.sha256()
+        for rows in self._rows.values():
+            rows.hash_into(digest)
+        if self.labels is not None:
+            digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Every row once, the longest first."""
