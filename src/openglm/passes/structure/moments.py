@@ -54,14 +54,29 @@ def watching(module: nn.Module, names: Collection[str], moments: dict[str, torch
                 rows = rows[drawn[:ROWS].sort().values]
             rows = rows.double()
             rows = functional.pad(rows, (0, 1), value=1.0)
-            moments[name] = moments.get(name, 0) + rows.T @ rows
+            width = rows.shape[1]
+            # In place: a wide layer's moments are large beside the rows of one sample.
+            moments.setdefault(name, rows.new_zeros(width, width)).addmm_(rows.T, rows)
 
         hooks.append(layer.register_forward_pre_hook(add))
     try:
-        yield
+        with plain_kernels():
+            yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """While open, nn.TransformerEncoder packs no padded batch into nested tensors, which layers that
+    are watched cannot take."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def gather(
