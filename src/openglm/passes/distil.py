@@ -28,22 +28,22 @@ class Distil(ModulePass):
     scheme: ClassVar[str] = "distil"
     needs_training: ClassVar[bool] = True
 
-    temperature: float = Field(3.0, gt=0, allow_inf_nan=False)
-    alpha: float = Field(0.7, ge=0, le=1)
+    temperature: float = Field(default=3.0, gt=0, allow_inf_nan=False)
+    alpha: float = Field(default=0.7, ge=0, le=1)
     """The teacher's share of the loss; the labels have the rest."""
-    hidden: float = Field(0.0, ge=0, allow_inf_nan=False)
+    hidden: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the difference between what paired blocks give (TinyBERT: Jiao et al. 2020)."""
-    relations: float = Field(0.0, ge=0, allow_inf_nan=False)
+    relations: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the difference between how the last block's queries, keys and values relate
     (MiniLMv2: Wang et al. 2021)."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(default=1000, ge=1)
     """Batches trained on."""
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Chosen by the kind of network if not given."""
     augment: Literal["none", "mirror_shift"] = "none"
     """Random mirroring and shifts of pictures."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
     @property
     def code(self) -> str:
