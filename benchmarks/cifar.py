@@ -1,8 +1,8 @@
-"""A MobileNetV2 trained on CIFAR-10: the convolutional network that the benchmarks compress.
+"""Networks trained on CIFAR-10: those with convolutions that the benchmarks compress.
 
-Training takes about a quarter of an hour on two cores and is done once: the weights are kept. It
-goes from small pictures to large, because an epoch at 224 costs twelve at 64 and the features
-carry over; the last, short stages get the network used to the size it is measured at.
+Training takes about a quarter of an hour each on two cores and is done once: the weights are kept.
+MobileNetV2 goes from small pictures to large, because an epoch at 224 costs twelve at 64 and the
+features carry over; the last, short stages get it used to the size it is measured at.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from nets import MobileNetV2
+from nets import MobileNetV2, ResNet20
 
 SIZE = 224
 SEED = 20
-# Side of the pictures, how many are shown, batch, highest learning rate.
-STAGES = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 10_000, 32, 8e-4))
+Stage = tuple[int, int, int, float]
+"""Side of the pictures, how many are shown, batch, highest learning rate."""
+STAGES: tuple[Stage, ...] = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 10_000, 32, 8e-4))
+SMALL: tuple[Stage, ...] = ((96, 30_000, 64, 8e-4),)
+"""After `STAGES`, for a size at which a search can train."""
+RESNET: tuple[Stage, ...] = ((32, 400_000, 128, 4e-3),)
 
 
 def images(data: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,21 +53,35 @@ def enlarge(pictures: torch.Tensor, size: int = SIZE) -> torch.Tensor:
     return functional.interpolate(pictures, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def trained(data: Path, weights: Path) -> MobileNetV2:
-    """The network with the weights in a file, which is made by training where it is not there."""
-    net = MobileNetV2(classes=10)
+def trained(
+    data: Path,
+    weights: Path,
+    kind: type[MobileNetV2 | ResNet20] = MobileNetV2,
+    stages: tuple[Stage, ...] = STAGES,
+    start: Path | None = None,
+) -> MobileNetV2 | ResNet20:
+    """A network with the weights in a file, which is made by training where it is not there.
+
+    Training starts from the weights in `start`, where they are given.
+    """
+    net = kind(classes=10)
     if not weights.is_file():
         torch.manual_seed(SEED)
-        net = MobileNetV2(classes=10)
-        _train(net, *images(data, "train"))
+        net = kind(classes=10)
+        if start is not None:
+            net.load_state_dict(torch.load(start, weights_only=True))
+        train(net, *images(data, "train"), stages)
         torch.save(net.state_dict(), weights)
     net.load_state_dict(torch.load(weights, weights_only=True))
     return net.eval()
 
 
-def _train(net: MobileNetV2, pictures: torch.Tensor, labels: torch.Tensor) -> None:
+def train(
+    net: MobileNetV2 | ResNet20, pictures: torch.Tensor, labels: torch.Tensor, stages: tuple[Stage, ...]
+) -> None:
+    """Train a network in place, by cross entropy."""
     net.train().to(memory_format=torch.channels_last)
-    for size, shown, batch, rate in STAGES:
+    for size, shown, batch, rate in stages:
         steps = shown // batch
         optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
@@ -81,10 +99,8 @@ def _train(net: MobileNetV2, pictures: torch.Tensor, labels: torch.Tensor) -> No
             schedule.step()
             average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
             if (step + 1) % 50 == 0 or step + 1 == steps:
-                print(
-                    f"training MobileNetV2 at {size}: step {step + 1} of {steps}, loss {average:.3f}",
-                    flush=True,
-                )
+                done = f"step {step + 1} of {steps}, loss {average:.3f}"
+                print(f"training {type(net).__name__} at {size}: {done}", flush=True)
 
 
 def _varied(pictures: torch.Tensor) -> torch.Tensor:

@@ -61,12 +61,12 @@ def finetuned(data: Path, folder: Path) -> Path:
     """The folder of the fine-tuned classifier, made where it is not there."""
     if (folder / "model" / "model.safetensors").is_file():
         return folder / "model"
-    train, _ = split(data, folder)
+    train_file, _ = split(data, folder)
     source = ZOO["all-minilm-l6-v2"].folder()
     torch.manual_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = BertForSequenceClassification.from_pretrained(source, num_labels=2, attn_implementation="eager")
-    _train(model, tokenizer, rows(train))
+    train(model, tokenizer, rows(train_file))
     part = folder / "model.part"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
@@ -75,11 +75,14 @@ def finetuned(data: Path, folder: Path) -> Path:
     return folder / "model"
 
 
-def _train(model: BertForSequenceClassification, tokenizer: AutoTokenizer, data: list[Row]) -> None:
+def train(
+    model: BertForSequenceClassification, tokenizer: AutoTokenizer, data: list[Row], epochs: int = EPOCHS
+) -> None:
+    """Train a classifier in place, by cross entropy."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     draws = random.Random(SEED)
-    batches = [batch for _ in range(EPOCHS) for batch in _epoch(data, draws)]
+    batches = [batch for _ in range(epochs) for batch in _epoch(data, draws)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, RATE, total_steps=len(batches), pct_start=0.06, anneal_strategy="linear"

@@ -60,6 +60,6 @@ def test_front() -> None:
         trial("fast", 2.0, 8, quality=0.9),
         trial("bad", 0.9, 10),
     ]
-    result = Result(None, None, trials)  # type: ignore[arg-type]
+    result = Result(None, trials)  # type: ignore[arg-type]
     assert [item.candidate.code for item in result.front] == ["small", "fast"]
     assert "chosen    fast: made up" in result.explain().splitlines()

@@ -89,11 +89,29 @@ class Candidate(_Part):
     speedup: float | None = None
     """How many times faster than the original: the median over the rounds."""
     quality: Quality | None = None
+    loss: float | None = None
+    """How much worse the quality is than the original's on the same samples; below zero where better."""
     notes: tuple[str, ...] = ()
     fits: bool | None = None
     """Whether the device's budget is predicted to be met."""
     seconds: float = 0.0
     """Spent on this candidate."""
+    spent: dict[str, float] = {}
+    """Of which on what: pruning, training, exporting, quantizing, judging, measuring, waiting."""
+    effort: int = 0
+    """How often it was trained: a recipe that shows promise is trained again, longer."""
+
+
+class Sensitivity(_Part):
+    """What one technique, on one part of the model alone, costs."""
+
+    part: str
+    modules: tuple[str, ...]
+    """The paths of the part's layers."""
+    technique: str
+    """"int8", "half its neurons", "half its heads", "half its rank", "half its channels", "left out"."""
+    cost: float
+    """Of fidelity, over a few calibration samples."""
 
 
 class Figures(_Part):
@@ -148,8 +166,13 @@ class Manifest(_Part):
     speedup: float
     """How many times faster the result is than the original: the median over rounds of both in turn."""
     candidates: tuple[Candidate, ...]
+    sensitivities: tuple[Sensitivity, ...] = ()
+    elapsed_s: float | None = None
+    """How long the search took, all its runs together."""
     calibration: str
     """What data the ranges were taken from and the quality was judged on, in a sentence."""
+    training: str | None = None
+    """What data was trained on."""
     shape: dict[str, int]
     """Sizes of the named dimensions that were measured and predicted with."""
     host: Host

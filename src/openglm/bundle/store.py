@@ -19,6 +19,8 @@ from openglm.bundle.manifest import FILE, File, Manifest
 from openglm.errors import InputError, OpenGLMError, OutputError, VerificationError
 from openglm.hashing import sha256
 
+STUDY = "study"
+"""The folder in a bundle's where the search that made it is kept; no part of the bundle."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
@@ -34,6 +36,11 @@ def is_bundle(path: Path) -> bool:
             return FILE in archive.namelist()
     except _BROKEN_ZIP:
         return False
+
+
+def study_folder(target: Path) -> Path:
+    """Where the search for a bundle is kept: inside its folder, or beside its zip."""
+    return target.with_name(f"{target.stem}.{STUDY}") if target.suffix == ".zip" else target / STUDY
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -190,7 +197,7 @@ def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
 
 def _check_free(target: Path) -> None:
     """Raise `OutputError` where something would be lost if the target were replaced."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists() or (target.is_dir() and all(path.name == STUDY for path in target.iterdir())):
         return
     other = "Give another output folder, or remove it."
     if not is_bundle(target):
@@ -202,7 +209,8 @@ def _check_free(target: Path) -> None:
     except OpenGLMError as error:
         raise OutputError(f"{target} exists and is not a whole bundle.", other) from error
     found = (path for path in target.rglob("*") if path.is_symlink() or not path.is_dir())
-    foreign = sorted({path.relative_to(target).as_posix() for path in found} - known)
+    names = {path.relative_to(target).as_posix() for path in found}
+    foreign = sorted(name for name in names - known if not name.startswith(f"{STUDY}/"))
     if foreign:
         raise OutputError(f"{target} holds {foreign[0]}, which is not part of the bundle there.", other)
 
@@ -223,9 +231,13 @@ def _put(work: Path, target: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
     try:
         target.rename(aside / "bundle")
+        if (aside / "bundle" / STUDY).is_dir():
+            (aside / "bundle" / STUDY).rename(work / STUDY)
         work.rename(target)
     finally:  # Ctrl-C may fall between the two
         if not target.exists():
+            if (work / STUDY).is_dir():
+                (work / STUDY).rename(aside / "bundle" / STUDY)
             (aside / "bundle").rename(target)
         shutil.rmtree(aside, ignore_errors=True)
 

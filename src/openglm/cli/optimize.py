@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ def optimize(
     data: Path | None = typer.Option(
         None, help="Your data: .tsv, .csv, .jsonl, .parquet, .npz, or a folder of images."
     ),
+    train: Path | None = typer.Option(
+        None, help="Data to train on; if not given, the half of --data that does not judge."
+    ),
     metric: str | None = typer.Option(
         None, help="fidelity (the default, no labels needed), accuracy, spearman, or your module:function."
     ),
@@ -52,6 +56,15 @@ def optimize(
         None, help="Most milliseconds until the model is ready on the device."
     ),
     time: str = typer.Option("10m", help="No new recipe is started after this time: 90s, 10m, 1h."),
+    recipe: Path | None = typer.Option(None, help="Apply this recipe (.toml) instead of searching for one."),
+    workers: int = typer.Option(1, min=1, help="Processes that try recipes side by side."),
+    ray: str | None = typer.Option(
+        None, help="Try recipes on the Ray cluster at this address; 'local' starts one on this machine."
+    ),
+    storage: str | None = typer.Option(
+        None, help="Keep the search's record elsewhere: postgresql://..., or a journal file (.log)."
+    ),
+    fresh: bool = typer.Option(False, "--fresh", help="Forget an earlier search for this output."),
     shape: str = typer.Option("", help="Sizes of symbolic dimensions to measure at: batch=1,sequence=128."),
     threads: int | None = typer.Option(
         None, min=1, help="Threads to measure with; the device's cores if not given."
@@ -59,10 +72,14 @@ def optimize(
     samples: int = typer.Option(256, min=1, help="Samples that judge; a quarter as many calibrate."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Make MODEL fit a device: try schemes, measure each against the original, write the best as a bundle.
+    """Make MODEL fit a device: search for a recipe that pays, and write the best as a bundle.
 
-    A scheme that is slower on this machine's engine, or that loses more than --max-drop, is refused, and
-    the report says so. Ctrl-C stops the search and keeps the best so far; a second one writes nothing.
+    Quantization is tried on every model. With --data, a PyTorch model is pruned and factorised too, and
+    trained to give what it gave. Each recipe is measured against the original: one that is slower on
+    this machine's engine, or loses more than --max-drop, is refused, and the report says so.
+
+    Ctrl-C stops the search and keeps the best so far; a second one writes nothing. The same command
+    goes on where a search was stopped or killed: its record is in the folder study of the output.
 
     \b
     Exit codes: 0 the bundle fits, 2 bad input, 3 it was written and does not fit, 5 cannot write,
@@ -72,8 +89,10 @@ def optimize(
     Examples:
       openglm optimize all-minilm-l6-v2 -d cortex-a53-2gb --size-mb 25 -o small
       openglm optimize net.onnx -d raspberry-pi-5 --data photos/ --metric accuracy -o net-small.zip
+      openglm optimize ./bert -d tensor-g3 --data dev.tsv --train train.tsv --metric accuracy --time 20m -o out
+      openglm optimize ./bert -d tensor-g3 --data dev.tsv --train train.tsv --recipe out/recipe.toml -o again
     """
-    from openglm.bundle.store import check_target
+    from openglm.bundle.store import check_target, study_folder
     from openglm.device.fit import Budget
     from openglm.model.analysis.shapes import parse_dims
     from openglm.search.optimize import optimize as search
@@ -83,6 +102,9 @@ def optimize(
     )
     limit, dims = _seconds(time), parse_dims(shape)
     check_target(output)
+    study = study_folder(output)
+    if fresh:
+        shutil.rmtree(study, ignore_errors=True)
     display = _Display(quiet=json)
     with display:
         result = search(
@@ -90,13 +112,19 @@ def optimize(
             device,
             budget,
             data=data,
+            train=train,
             metric=metric,
             max_drop=max_drop,
             time_limit_s=limit,
+            recipe=recipe,
             dims=dims,
             threads=threads,
             calibration_samples=max(1, samples // 4),
             evaluation_samples=samples,
+            folder=study,
+            storage=storage,
+            workers=workers,
+            ray=ray,
             progress=display.show,
         )
         display.say("measuring the chosen model once more")
@@ -160,8 +188,7 @@ class _Display:
         from openglm.search.optimize import Progress
 
         assert isinstance(progress, Progress)
-        total = progress.total if progress.total > 1 else None
-        self._bar.update(self._task, description=progress.text, completed=progress.done, total=total)
+        self._bar.update(self._task, description=progress.text, completed=progress.done, total=progress.total)
         if progress.finished is not None and not self._quiet:
             self._bar.console.print(_line(progress.finished), soft_wrap=True)
 
@@ -205,7 +232,7 @@ def _tell(result: Result, output: Path) -> None:
         out().print("[yellow]Stopped: this is the best so far.[/]")
     show(result.best.verdict)
     out().print()
-    threads = f"{result.bench.threads} thread{'s' if result.bench.threads > 1 else ''}"
+    threads = f"{result.bench.setup.threads} thread{'s' if result.bench.setup.threads > 1 else ''}"
     out().print(f"Measured on this machine with ONNX Runtime, {threads}:")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("", "before", "after"):

@@ -14,10 +14,11 @@ from typing import Any
 from openglm.errors import InputError, nearest
 from openglm.model.model import Model
 
-SOURCES = ("zoo", "onnx_file", "exported_program", "transformers_folder", "hub")
+SOURCES = ("zoo", "onnx_file", "exported_program", "transformers_folder", "factory", "hub")
 SUPPORTED = (
     "a zoo name (`openglm models`), a hub id (owner/name), a transformers folder, an .onnx file, "
-    "a .pt2 exported program, or, from Python, an nn.Module through AutoModel.wrap"
+    "a .pt2 exported program, a function of yours that makes one (module:function), or, from Python, an "
+    "nn.Module through AutoModel.wrap"
 )
 
 

@@ -60,7 +60,7 @@ class Model:
         if self.trainable is None:
             raise InputError(
                 f"{self.name} is a graph without its PyTorch module, which pruning and training work on.",
-                "Give a transformers folder, a function of yours (file.py's name:function), or an nn.Module "
+                "Give a transformers folder, a function of yours (module:function), or an nn.Module "
                 "through AutoModel.wrap.",
             )
         return self.trainable.load()

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from openglm.passes import affine
 from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.embeddings import quantize_rows
-from openglm.passes.rewriting import Rewriter, clean, editable, linears, small_heads
+from openglm.passes.rewriting import Rewriter, clean, editable, is_of, linears, small_heads
 
 SMALLEST = 4096
 """Elements of a weight below which quantizing the activations costs more than the product saves."""
@@ -32,12 +32,15 @@ class DynamicInt8(GraphPass):
     """7 keeps products within 16 bits, for x86 processors without VNNI."""
     embeddings: bool = True
     """Store embedding tables as int8 rows."""
+    skip: tuple[str, ...] = ()
+    """Modules, by their dotted paths, whose layers stay float."""
 
     @property
     def code(self) -> str:
         suffix = "" if self.per_channel else "_per_tensor"
         suffix += "_w7" if self.weight_bits == 7 else ""
-        return self.scheme + suffix + ("" if self.embeddings else "_embeddings_float")
+        suffix += "" if self.embeddings else "_embeddings_float"
+        return self.scheme + suffix + (f"_but_{len(self.skip)}" if self.skip else "")
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
         model = editable(graph)
@@ -47,7 +50,7 @@ class DynamicInt8(GraphPass):
         made: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value, ir.Value]] = {}
         done, kept = 0, []
         for layer in list(linears(model)):
-            if layer.weight.size < SMALLEST:
+            if layer.weight.size < SMALLEST or is_of(layer.node, self.skip):
                 continue
             if layer.node in logits:
                 kept.append(f"The head {layer.name} stays float, so that logits keep their precision.")

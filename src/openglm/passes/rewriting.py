@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from openglm.errors import InputError
+from openglm.model.analysis.naming import module_of
 
 MICROSOFT = "com.microsoft"
 """Domain of the operators that ONNX Runtime adds to the standard."""
@@ -187,6 +188,14 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """The value of an attribute, or `default` where it is not set."""
     found = node.attributes.get(name)
     return default if found is None else found.value
+
+
+def is_of(node: ir.Node, modules: Collection[str]) -> bool:
+    """Whether a node came from one of the modules, given by dotted paths, or from inside of one."""
+    if not modules:
+        return False
+    path = module_of(node)
+    return any(path == name or path.startswith(f"{name}.") for name in modules)
 
 
 # What may stand between the last layer with weights and an output without making it another layer's.

@@ -27,6 +27,7 @@ from openglm.passes.rewriting import (
     constant_of,
     editable,
     heads,
+    is_of,
     is_plain,
     weight_of,
 )
@@ -59,6 +60,8 @@ class StaticInt8(GraphPass):
     """7 keeps products within 16 bits, for x86 processors without VNNI."""
     embeddings: bool = True
     """Store embedding tables as int8 rows."""
+    skip: tuple[str, ...] = ()
+    """Modules, by their dotted paths, whose layers stay float."""
 
     @property
     def code(self) -> str:
@@ -68,6 +71,7 @@ class StaticInt8(GraphPass):
         parts += [] if self.per_channel else ["per_tensor"]
         parts += ["w7"] if self.weight_bits == 7 else []
         parts += [] if self.embeddings else ["embeddings_float"]
+        parts += [f"but_{len(self.skip)}"] if self.skip else []
         return "_".join(parts)
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
@@ -76,7 +80,7 @@ class StaticInt8(GraphPass):
                 "Static quantization needs calibration data.", "Give --data, or use a dynamic scheme."
             )
         model = editable(graph)
-        stream = _Stream.of(model)
+        stream = _Stream.of(model, self.skip)
         if not stream.products:
             return Applied(model, False, ("There is no layer to quantize.",))
         make = observer(self.method, self.percentile)
@@ -185,7 +189,7 @@ class _Stream:
     model: ir.Model
 
     @classmethod
-    def of(cls, model: ir.Model) -> _Stream:
+    def of(cls, model: ir.Model, skip: tuple[str, ...] = ()) -> _Stream:
         logits = heads(model)
         stream = cls([], set(), {}, {}, model)
         for node in model.graph:
@@ -195,6 +199,8 @@ class _Stream:
             if node.op_type in _PRODUCTS and data is not None and not data.is_initializer():
                 weight = weight_of(node)
                 if weight is None or weight.dtype != np.float32 or not _takes(node, weight):
+                    continue
+                if is_of(node, skip):
                     continue
                 if node.op_type == "Conv":
                     result = _result(node)

@@ -11,7 +11,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from openglm.passes import affine
-from openglm.passes.rewriting import MICROSOFT, Rewriter, heads, linears, small_heads
+from openglm.passes.rewriting import MICROSOFT, Rewriter, heads, is_of, linears, small_heads
 
 SMALLEST = 4096
 """Elements of a weight below which nothing is saved."""
@@ -26,10 +26,12 @@ def quantize_linears(
     group_size: int,
     is_symmetric: bool,
     compute: Literal["fp32", "int8"],
+    eight: tuple[str, ...] = (),
 ) -> int:
     """Replace the linear layers of `model` itself by MatMulNBits; how many.
 
-    A small head stays as it is. A large one takes 8 bits, whatever the others take.
+    A small head stays as it is. A large one, and layers in modules `eight`, take 8 bits, whatever the
+    others take.
     """
     logits, kept = heads(model), small_heads(model)
     made: dict[tuple[ir.Value, bool, int], list[ir.Value | None]] = {}
@@ -37,7 +39,7 @@ def quantize_linears(
     for layer in list(linears(model)):
         if layer.weight.size < SMALLEST or layer.node in kept:
             continue
-        width = 8 if layer.node in logits else bits
+        width = 8 if layer.node in logits or is_of(layer.node, eight) else bits
         # A group wider than the layer would be filled up with zeros.
         size = min(group_size, max(16, 1 << (layer.weight.shape[0] - 1).bit_length()))
         rewriter = Rewriter(model, layer.node)

@@ -33,6 +33,8 @@ class WeightInt4(GraphPass):
     compute: Literal["fp32", "int8"] = "fp32"
     """"int8" lets the engine round activations to int8 blocks inside a product, for speed."""
     embeddings: Literal["int4", "int8", "float"] = "int8"
+    eight: tuple[str, ...] = ()
+    """Modules, by their dotted paths, whose layers take 8 bits."""
 
     @property
     def code(self) -> str:
@@ -40,11 +42,12 @@ class WeightInt4(GraphPass):
         parts += [] if self.symmetric else ["asymmetric"]
         parts += ["compute_int8"] if self.compute == "int8" else []
         parts += [] if self.embeddings == "int8" else [f"embeddings_{self.embeddings}"]
+        parts += [f"eight_bits_{len(self.eight)}"] if self.eight else []
         return "_".join(parts)
 
     def apply(self, graph: ir.Model, context: Context) -> Applied:
         model = editable(graph)
-        done = quantize_linears(model, 4, self.group_size, self.symmetric, self.compute)
+        done = quantize_linears(model, 4, self.group_size, self.symmetric, self.compute, self.eight)
         clean(model)  # what tied layers no longer read may be a table only
         if self.embeddings == "int4":
             done += _quantize_rows_int4(model, self.group_size)

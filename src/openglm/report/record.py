@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any
 
 from openglm.bundle.manifest import Manifest
+from openglm.passes.recipe import toml
 from openglm.report import story, units
 from openglm.report.markup import Content, Markup, tag
-from openglm.report.parts import Cell, facts, section, table
+from openglm.report.parts import Cell, copyable, facts, section, table
 
 LIMITS = {"latency_ms": "ms", "memory_mb": "MB", "size_mb": "MB", "energy_mj": "mJ", "load_ms": "ms"}
+RECIPE_FILE = "recipe.toml"
 
 
 def show(manifest: Manifest) -> Markup:
@@ -22,10 +22,12 @@ def show(manifest: Manifest) -> Markup:
         tag("p", "All of this is in openglm.json as well, for programs."),
         tag("h3", "Data"),
         data(manifest),
+        _training(manifest),
         tag("h3", "Command"),
-        _copyable(manifest.command),
+        copyable(manifest.command),
         tag("h3", "Recipe"),
-        _copyable(toml(manifest.recipe)) if manifest.recipe else tag("p", "None: the model is as it was."),
+        copyable(toml(manifest.recipe)) if manifest.recipe else tag("p", "None: the model is as it was."),
+        _again(manifest),
         _notes(manifest),
         tag("h3", "Model and machine"),
         facts(_facts(manifest)),
@@ -45,33 +47,25 @@ def data(manifest: Manifest) -> Markup:
     return tag("p", lead, text, class_="warning")
 
 
-def toml(recipe: tuple[dict[str, Any], ...]) -> str:
-    """A recipe as TOML: one table a step. What is None is left out, as TOML has no word for it."""
-    steps = []
-    for step in recipe:
-        lines = [f"{_key(key)} = {_value(value)}" for key, value in step.items() if value is not None]
-        steps.append("\n".join(["[[steps]]", *lines]))
-    return "\n\n".join(steps)
+def _training(manifest: Manifest) -> Markup | None:
+    """What was trained on, where anything was trained."""
+    if not manifest.training:
+        return None
+    chosen = [item for item in manifest.candidates if item.outcome == "chosen"]
+    if any(map(story.trainings, chosen)):
+        return tag("p", f"Trained on {manifest.training}.")
+    if any(map(story.trainings, manifest.candidates)):
+        return tag("p", f"Trained on {manifest.training}: other candidates, not the one chosen.")
+    return None
 
 
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        inner = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items() if item is not None)
-        return f"{{ {inner} }}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_value(item) for item in value if item is not None)}]"
-    # A JSON string is a TOML basic string, but for DEL, which JSON leaves bare and TOML refuses.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _copyable(text: str) -> Markup:
-    """Text with a button that copies it; the script shows the button."""
-    button = tag("button", "Copy", type="button", hidden=True, class_="copy")
-    return tag("div", tag("pre", tag("code", text), tabindex=0), button, class_="copyable")
+def _again(manifest: Manifest) -> Markup | None:
+    """How the recipe's file is used, where there is one beside the page."""
+    if RECIPE_FILE not in manifest.files:
+        return None
+    command = tag("code", f"openglm optimize MODEL ... --recipe {RECIPE_FILE}")
+    file = tag("code", RECIPE_FILE, class_="whole")
+    return tag("p", file, " beside this page holds the recipe, and ", command, " rebuilds the model with it.")
 
 
 def _notes(manifest: Manifest) -> Markup | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,8 @@ class Feed:
         self.labelled = dataset.labelled
         self._classes = dataset.classes
         even, odd = dataset.halves()
+        self.calibrating = even
+        """The half that never judges, all of it."""
         self._calibration = even.spread(calibration_samples)
         self._evaluation = odd.spread(evaluation_samples)
         first = next(iter(self._evaluation), None)
@@ -78,6 +82,13 @@ class Feed:
             raise InputError(f"{dataset.name} holds no sample.", "Give data with at least two.")
         self._pairs = model.task == "embedding" and "text_pair" in first.inputs
         self._first = self.batch(first)
+
+    def of(self, model: Model) -> Feed:
+        """The same samples for a model made of this one, which may have another tokenizer."""
+        other = copy(self)
+        other._model = model
+        other._first = other.batch(next(iter(self._evaluation)))
+        return other
 
     def batch(self, sample: Sample) -> Batch:
         """The model's inputs for one sample; both texts of a pair as a batch of two for an encoder."""
@@ -125,15 +136,17 @@ class Feed:
         """The first evaluation batches, for probes."""
         return [self.batch(sample) for sample, _ in zip(self._evaluation, range(count), strict=False)]
 
-    def outputs(self, runner: Runner, tick: Any = lambda: None) -> tuple[dict[str, Any], list[Any]]:
-        """The model's outputs over the evaluation samples, by name, and the samples' labels.
+    def outputs(
+        self, runner: Runner, tick: Any = lambda: None, every: int = 1
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """The model's outputs over every `every`-th evaluation sample, by name, and the samples' labels.
 
         Outputs of one shape are stacked, (samples, ...), with an axis of two for pairs; others are
         a list.
         """
         found: dict[str, list[np.ndarray]] = {}
         labels = []
-        for sample in self._evaluation:
+        for sample in islice(self._evaluation, 0, None, every):
             for name, array in runner.run(self.batch(sample)).items():
                 found.setdefault(name, []).append(array if self._pairs or not array.ndim else array[0])
             labels.append(sample.label)

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from openglm.bundle.manifest import Candidate, Quality
+from openglm.data.dataset import Dataset
 from openglm.device import profile
 from openglm.device.budget import Budget
-from openglm.device.fit import Verdict, fit
+from openglm.device.fit import fit
 from openglm.device.host import usable_cores
 from openglm.device.profile import Device
-from openglm.errors import InputError, OutputError
+from openglm.errors import InputError
 from openglm.metrics import resolve
-from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
 from openglm.model.sources import onnx_file
-from openglm.runtimes.onnxruntime import Runner, check_threads
-from openglm.search.candidates import code, recipes
-from openglm.search.feed import Feed, sizes
+from openglm.passes import recipe as recipes
+from openglm.passes.recipe import Recipe
+from openglm.runtimes.onnxruntime import check_threads
+from openglm.search.bench import Setup, no_room
+from openglm.search.feed import sizes
+from openglm.search.hunt import Hunt, Progress
 from openglm.search.result import Result
-from openglm.search.trial import Bench, Trial, attempt, unchanged
+from openglm.search.workers import Crew, crew_of
 
 CALIBRATION_SAMPLES = 64
 EVALUATION_SAMPLES = 256
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where an optimization is."""
-
-    text: str
-    done: float
-    """In candidates; the fraction is that of the running one."""
-    total: int
-    finished: Trial | None = None
-    """A candidate that has just been judged."""
+__all__ = ["Progress", "optimize"]
 
 
 def optimize(
@@ -50,24 +43,38 @@ def optimize(
     budget: Budget | None = None,
     *,
     data: Any = None,
+    train: Any = None,
     metric: str | None = None,
     max_drop: float = 0.01,
     time_limit_s: float = 600.0,
+    recipe: Recipe | str | PathLike[str] | None = None,
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     calibration_samples: int = CALIBRATION_SAMPLES,
     evaluation_samples: int = EVALUATION_SAMPLES,
+    folder: str | PathLike[str] | None = None,
+    storage: str | None = None,
+    workers: int = 1,
+    ray: str | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Result:
     """Make `model` fit `device` within `budget`, keeping only what is measured to pay.
 
-    `data` is a path, a `Dataset` or an iterable of dicts; without it, label-free text or noise
-    stands in. `metric` is "fidelity" (the default), "accuracy", "spearman" or "module:function";
-    `max_drop` how much of it may be lost. Latency is measured on ONNX Runtime with `threads`
-    threads (the device's cores, up to this machine's), interleaved with the original. A recipe that
-    is slower than the original, or loses more, is refused; the best of the rest is the fastest that
-    fits the budget. After `time_limit_s` no new recipe is started, and Ctrl-C ends the search: what
-    is best so far is returned. Raises `InputError` for input that cannot be used.
+    `data` is a path, a `Dataset` or an iterable of dicts: half of it calibrates, half judges; without
+    it, label-free text or noise stands in, and only the graph is worked on. With data, structures are
+    pruned and factorised too, and trained to give what the original gives, on `train` or else on the
+    half of `data` that does not judge. `metric` is "fidelity" (the default), "accuracy", "spearman" or
+    "module:function"; `max_drop` how much of it may be lost. Latency is measured on ONNX Runtime with
+    `threads` threads (the device's cores, up to this machine's), interleaved with the original. A
+    recipe that is slower than the original, or loses more, is refused; the best of the rest is the
+    fastest that fits the budget.
+
+    `recipe`, passes or a TOML file, is tried alone instead of a search. `folder` keeps the search: one
+    that was killed or stopped there goes on with the same call, and repeats nothing that was
+    finished. `workers` processes, or those of the Ray cluster at the address `ray`, try recipes side by
+    side; `storage` keeps the record elsewhere (a URL that Optuna knows, or a journal file). After
+    `time_limit_s` nothing new is started, and Ctrl-C ends the search: what is best so far is returned.
+    Raises `InputError` for input that cannot be used, `OutputError` where `folder` cannot be written.
     """
     if not 0 <= max_drop < float("inf"):
         raise InputError(
@@ -79,118 +86,77 @@ def optimize(
         raise InputError(
             "At least one sample is needed to calibrate and to judge.", "Give --samples from 1 on."
         )
+    if workers < 1:
+        raise InputError(f"{workers} workers cannot work.", "Give --workers from 1 on.")
     check_threads(threads)
+    if isinstance(recipe, str | PathLike):
+        recipe = recipes.read(Path(recipe))
+    resolve(metric or "fidelity")
     started = time.monotonic()
     device = profile.load(device if isinstance(device, Device) else str(device))
-    budget = budget or Budget()
-    chosen_metric = resolve(metric or "fidelity")
-    progress(Progress("loading the model", 0, 1))
-    model = AutoModel.from_pretrained(model)
-    onnx_file.check_finite(model.graph)
-    verdict = fit(model, device, budget, dims=sizes(model, dims))
-    feed = Feed(
-        model,
-        data,
-        verdict.dims,
+    setup = Setup(
+        model=model if isinstance(model, Model) else str(model),
+        device=device,
+        budget=budget or Budget(),
+        data=_again(data),
+        training=_again(train),
+        metric=metric or "fidelity",
+        max_drop=max_drop,
+        dims=dims,
+        threads=threads or min(device.cpu.cores, usable_cores()),
         calibration_samples=calibration_samples,
         evaluation_samples=evaluation_samples,
     )
-    if chosen_metric.needs_labels and not feed.labelled:
-        raise InputError(
-            f"The metric {chosen_metric.name} needs labels, and the data has none.", "Use fidelity."
-        )
+    progress(Progress("loading the model", 0, None))
+    loaded = AutoModel.from_pretrained(model)
+    onnx_file.check_finite(loaded.graph)
+    verdict = fit(loaded, device, setup.budget, dims=sizes(loaded, dims))
+    home, place, made = _folder(folder)
+    crew: Crew | None = None
+    hunt: Hunt | None = None
     try:
-        home = tempfile.TemporaryDirectory(prefix="openglm-")
-    except OSError as error:
-        raise _no_room("the folder for temporary files", error) from error
-    try:
-        bench = _bench(
-            model,
-            feed,
-            chosen_metric,
-            max_drop,
-            device,
-            budget,
-            verdict,
-            threads or min(device.cpu.cores, usable_cores()),
-            home,
-        )
-        return _search(bench, verdict, home, started + time_limit_s, progress)
+        progress(Progress("judging the original", 0, None))
+        bench = setup.bench(place, verdict=verdict, model=loaded)
+        hunt = Hunt(bench, place, recipe, time_limit_s, started, progress, storage)
+        crew = crew_of(bench, place, workers, ray)
+        hunt.run(crew)
+        return hunt.result(home)
     except BaseException:
-        home.cleanup()
+        if home is not None:
+            home.cleanup()
+        if hunt is None:  # nothing was begun that could be gone on with
+            _unmake(place, made)
         raise
+    finally:
+        if crew is not None:
+            crew.close()
 
 
-def _bench(
-    model: Model, feed: Feed, metric: Any, max_drop: float, device: Device, budget: Budget, verdict: Verdict,
-    threads: int, home: tempfile.TemporaryDirectory[str],
-) -> Bench:  # fmt: skip
-    original = Path(home.name) / "original.onnx"
+def _again(data: Any) -> Any:
+    """Data that can be read more than once: rows that come from an iterator are kept."""
+    if data is None or isinstance(data, str | PathLike | Dataset):
+        return str(data) if isinstance(data, PathLike) else data
+    return list(data)
+
+
+def _folder(folder: str | PathLike[str] | None) -> tuple[Any, Path, list[Path]]:
+    """The folder that a search works in: what removes it, where it is temporary, and what was made for it."""
     try:
-        onnx_file.write(model.graph, original)
+        if folder is None:
+            home = tempfile.TemporaryDirectory(prefix="openglm-")
+            return home, Path(home.name), []
+        place = Path(folder).absolute()
+        made = [path for path in (place, *place.parents) if not path.exists()]
+        place.mkdir(parents=True, exist_ok=True)
+        return None, place, made
     except OSError as error:
-        raise _no_room(home.name, error) from error
-    runner = Runner(original, threads=threads)
-    outputs, labels = feed.outputs(runner)
-    bench = Bench(
-        model=model,
-        feed=feed,
-        metric=metric,
-        max_drop=max_drop,
-        device=device,
-        budget=budget,
-        dims=verdict.dims,
-        threads=threads,
-        folder=Path(home.name),
-        runner=runner,
-        reference=outputs,
-        labels=labels,
-        baseline=Quality(metric=metric.name, value=0.0, samples=len(labels)),
-        inputs=feed.shaped(),
-    )
-    bench.baseline = bench.quality(outputs)
-    return bench
+        raise no_room("the folder for temporary files" if folder is None else folder, error) from error
 
 
-def _search(
-    bench: Bench, verdict: Verdict, home: Any, deadline: float, progress: Callable[[Progress], None]
-) -> Result:
-    waiting = recipes(analyse(bench.model.graph, bench.dims))
-    total = len(waiting) + 1
-    progress(Progress("measuring the original", 0, total))
-    trials = [unchanged(bench, bench.folder / "original.onnx", verdict)]
-    stopped = False
-    try:
-        for index, recipe in enumerate(waiting, start=1):
-            if time.monotonic() > deadline:
-                break
-            name = code(recipe)
-            trial = attempt(
-                recipe,
-                bench,
-                lambda text, part, name=name, index=index: progress(  # type: ignore[misc]
-                    Progress(f"{name}: {text}", index + part, total)
-                ),
-            )
-            trials.append(trial)
-            progress(Progress(name, index + 1, total, finished=trial))
-    except KeyboardInterrupt:  # wherever it fell, what has been judged so far counts
-        stopped = True
-    reason = "The search was stopped before it was judged." if stopped else "The time was up before it."
-    skipped = [
-        Candidate(
-            code=code(recipe),
-            recipe=tuple(step.to_recipe() for step in recipe),
-            outcome="not tried",
-            reason=reason,
-        )
-        for recipe in waiting[len(trials) - 1 :]
-    ]
-    return Result(bench, verdict, trials, skipped, stopped, home)
-
-
-def _no_room(where: str, error: OSError) -> OutputError:
-    return OutputError(
-        f"Work files cannot be written to {where} ({error.strerror}).",
-        "Free some space there, or set TMPDIR to another folder.",
-    )
+def _unmake(place: Path, made: list[Path]) -> None:
+    """Remove a search's folder, and those around it, where they were made for it."""
+    if place in made:
+        shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):
+            for folder in made[1:]:
+                folder.rmdir()

@@ -5,25 +5,32 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openglm.bundle.manifest import FILE, Candidate, Figures, Manifest, Program, Segment, Source
+from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
 from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
+from openglm.passes.recipe import toml
 from openglm.report.page import render
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.runtimes.session import probes
-from openglm.search.feed import Batch
-from openglm.search.trial import Bench, Trial
+from openglm.search.bench import Bench
+from openglm.search.feed import Batch, Feed
+from openglm.search.trial import Trial
+
+if TYPE_CHECKING:
+    from openglm.search.result import Result, Solution
 
 MODEL_FILE = "model.onnx"
+RECIPE_FILE = "recipe.toml"
 PROBES_FILE = "probes.npz"
 PROBES = 4
 PROBE_BYTES = 250_000
@@ -32,28 +39,25 @@ LAYERS = 200
 """Layers in the manifest at most, the costliest; a graph of thousands would drown the rest."""
 
 
-def package(
-    bench: Bench,
-    trial: Trial,
-    verdict_before: Verdict,
-    candidates: tuple[Candidate, ...],
-    folder: Path,
-    command: str,
-) -> None:
-    """Write a trial's model, its processor, probes, manifest and report into an empty folder."""
+def package(result: Result, solution: Solution, folder: Path, command: str) -> None:
+    """Write a solution's model, its processor, recipe, probes, manifest and report into an empty folder."""
+    bench, trial = result.bench, solution.trial
     assert trial.path is not None
     model_file = folder / MODEL_FILE
     shutil.copyfile(trial.path, model_file)
     for data in trial.path.parent.glob(f"{trial.path.name}.data"):  # weights beyond protobuf's 2 GB
         shutil.copyfile(data, folder / data.name)
     processor = None
-    if bench.model.processor is not None:
-        saved = bench.model.processor.save(folder)
-        processor = {**bench.model.processor.settings(), "files": saved}
-    runner = Runner(model_file, threads=bench.threads)
-    np.savez_compressed(folder / PROBES_FILE, **probes(runner, _probe_inputs(bench)))  # type: ignore[arg-type]
-    before, after, speedup = _figures(bench, trial, runner, model_file)
-    verdict_after = trial.verdict or verdict_before
+    if (maker := trial.processor or bench.model.processor) is not None:
+        processor = {**maker.settings(), "files": maker.save(folder)}
+    if trial.candidate.recipe:
+        (folder / RECIPE_FILE).write_text(toml(trial.candidate.recipe) + "\n", encoding="utf-8")
+    runner = Runner(model_file, threads=bench.setup.threads)
+    feed = bench.feed if trial.processor is None else bench.feed.of(replace(bench.model, processor=maker))
+    found = probes(runner, _probe_inputs(feed))
+    np.savez_compressed(folder / PROBES_FILE, **found)  # type: ignore[arg-type]
+    before, after, speedup = _figures(bench, trial, runner, model_file, feed.shaped())
+    verdict_after = trial.verdict or bench.verdict
     manifest = Manifest(
         openglm=version("openglm"),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -71,19 +75,22 @@ def package(
         processor=processor,
         program=Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),)),
         recipe=trial.candidate.recipe,
-        device=bench.device.model_dump(mode="json"),
-        budget=bench.budget.model_dump(mode="json"),
-        max_drop=bench.max_drop,
-        verdict_before=verdict_before.to_json(),
+        device=bench.setup.device.model_dump(mode="json"),
+        budget=bench.setup.budget.model_dump(mode="json"),
+        max_drop=bench.setup.max_drop,
+        verdict_before=bench.verdict.to_json(),
         verdict_after=verdict_after.to_json(),
-        layers=(*_layers("before", verdict_before), *_layers("after", verdict_after)),
+        layers=(*_layers("before", bench.verdict), *_layers("after", verdict_after)),
         before=before,
         after=after,
         speedup=speedup,
-        candidates=candidates,
+        candidates=solution.candidates,
+        sensitivities=result.sensitivities,
+        elapsed_s=result.elapsed_s,
         calibration=printable(bench.feed.description),
+        training=printable(bench.training.name) if bench.training is not None else None,
         shape=dict(bench.dims),
-        host=measure.host(f"{NAME} {version('onnxruntime')}", bench.threads),
+        host=measure.host(f"{NAME} {version('onnxruntime')}", bench.setup.threads),
         versions={name: version(name) for name in ("openglm", "onnxruntime", "onnx", "onnx_ir", "numpy")}
         | {"python": platform.python_version()},
         probes=PROBES_FILE,
@@ -94,29 +101,30 @@ def package(
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
 
-def _probe_inputs(bench: Bench) -> list[Batch]:
-    first, *others = bench.feed.first(PROBES)
+def _probe_inputs(feed: Feed) -> list[Batch]:
+    first, *others = feed.first(PROBES)
     size = sum(array.nbytes for array in first.values())
     return [first, *others[: PROBE_BYTES // max(size, 1)]]
 
 
-def _figures(bench: Bench, trial: Trial, runner: Runner, model_file: Path) -> tuple[Figures, Figures, float]:
+def _figures(
+    bench: Bench, trial: Trial, runner: Runner, model_file: Path, inputs: Batch
+) -> tuple[Figures, Figures, float]:
     """The original and the chosen, measured once more in turn, for longer than a trial does."""
     times = measure.interleaved(
-        {"before": lambda: bench.runner.run(bench.inputs), "after": lambda: runner.run(bench.inputs)},
+        {"before": lambda: bench.runner.run(bench.inputs), "after": lambda: runner.run(inputs)},
         rounds=40,
         seconds=10,
     )
-    original = bench.folder / "original.onnx"
     return (
-        _measured(bench, original, times["before"], bench.baseline),
-        _measured(bench, model_file, times["after"], trial.candidate.quality),
+        _measured(bench, bench.original, times["before"], bench.baseline, bench.inputs),
+        _measured(bench, model_file, times["after"], trial.candidate.quality, inputs),
         round(measure.speedup(times["before"], times["after"]), 4),
     )
 
 
-def _measured(bench: Bench, path: Path, times: Any, quality: Any) -> Figures:
-    found = footprint.measure(path, bench.inputs, bench.threads)
+def _measured(bench: Bench, path: Path, times: Any, quality: Any, inputs: Batch) -> Figures:
+    found = footprint.measure(path, inputs, bench.setup.threads)
     return Figures(
         size_bytes=path.stat().st_size,
         timing=measure.summary(times),

@@ -8,11 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from openglm.bundle.manifest import Candidate
+from openglm.bundle.manifest import Candidate, Sensitivity
 from openglm.bundle.store import writing
 from openglm.device.fit import Verdict
+from openglm.search.bench import Bench
+from openglm.search.clock import KINDS
 from openglm.search.package import package
-from openglm.search.trial import Bench, Trial
+from openglm.search.trial import Trial
 
 SAME_SPEED = 1.1
 """Candidates within this factor of the fastest are equally fast: medians on a busy machine repeat no
@@ -26,13 +28,32 @@ class Result:
     """What an optimization found. Its models' files live as long as it does; `best.save` keeps one."""
 
     bench: Bench
-    verdict_before: Verdict
     trials: list[Trial]
     """In the order they were tried, the unchanged original first."""
     skipped: list[Candidate] = field(default_factory=list)
     stopped: bool = False
     """Whether the user stopped it early."""
+    full: str = ""
+    """Why it ended early, where the disk was full."""
+    sensitivities: tuple[Sensitivity, ...] = ()
+    """What each part costs to quantize or to cut."""
+    elapsed_s: float = 0.0
+    """How long it took, all its runs together."""
     home: Any = field(default=None, repr=False)
+
+    @property
+    def verdict_before(self) -> Verdict:
+        """The original's verdict."""
+        return self.bench.verdict
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds by what they went into, of all trials together."""
+        kinds = [kind for kind in KINDS if any(kind in trial.candidate.spent for trial in self.trials)]
+        return {
+            kind: round(sum(trial.candidate.spent.get(kind, 0.0) for trial in self.trials), 1)
+            for kind in kinds
+        }
 
     @property
     def best(self) -> Solution:
@@ -90,9 +111,7 @@ class Solution:
         written; then nothing is left there.
         """
         with writing(Path(path)) as folder:
-            package(
-                self.result.bench, self.trial, self.result.verdict_before, self.candidates, folder, command
-            )
+            package(self.result, self, folder, command)
         return Path(path)
 
 

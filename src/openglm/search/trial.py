@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import errno
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,61 +13,27 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from openglm.bundle.manifest import Candidate, Quality
+from openglm.bundle.manifest import Candidate
 from openglm.device import fit as verdicts
-from openglm.device.budget import Budget
-from openglm.device.profile import Device
 from openglm.errors import OpenGLMError
-from openglm.metrics.metric import Metric
 from openglm.model.model import Model
+from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.sources import onnx_file
-from openglm.passes.contract import Context, GraphPass
+from openglm.passes.contract import Context
+from openglm.passes.recipe import Recipe, code, parse, split
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
-from openglm.search.candidates import Recipe, code
-from openglm.search.feed import Batch, Feed
+from openglm.search.bench import Bench, no_room
+from openglm.search.clock import Clock, total
 
 NOISE = 0.97
 """A candidate at less than this share of the original's speed is slower; above it, noise may be."""
-
-
-@dataclass
-class Bench:
-    """What every trial is measured against."""
-
-    model: Model
-    feed: Feed
-    metric: Metric
-    max_drop: float
-    device: Device
-    budget: Budget
-    dims: Mapping[str, int]
-    threads: int
-    folder: Path
-    runner: Runner
-    """The original, loaded."""
-    reference: dict[str, Any]
-    """The original's outputs over the evaluation samples."""
-    labels: list[Any]
-    baseline: Quality
-    inputs: Batch
-    """What latency is measured on."""
-
-    def quality(self, outputs: dict[str, Any]) -> Quality:
-        """A model's outputs over the evaluation samples, judged."""
-        score = self.metric.score(self.feed.evaluation(outputs, self.reference, self.labels))
-        return Quality(
-            metric=self.metric.name,
-            higher_is_better=self.metric.higher_is_better,
-            value=round(float(score.value), 6),
-            details={name: round(float(value), 6) for name, value in score.details.items()},
-            samples=len(self.labels),
-        )
-
-    def drop(self, quality: Quality) -> float:
-        """How much worse a quality is than the original's; below zero where it is better."""
-        difference = self.baseline.value - quality.value
-        return difference if self.metric.higher_is_better else -difference
+SLICE = 64
+"""Samples that judge first: a recipe that is far off on these is not judged on all."""
+FAR = 0.05
+"""What a slice must lose beyond the limit to say enough: it is as wrong as a few samples in it."""
+MODEL_FILE, PROCESSOR_FILE = "model.onnx", "processor.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -76,6 +44,10 @@ class Trial:
     recipe: Recipe
     path: Path | None = None
     verdict: verdicts.Verdict | None = None
+    processor: Processor | None = None
+    """Its own, where it is not the original's."""
+    pace: float | None = None
+    """Seconds that a step of training takes, where that was found out."""
 
     @property
     def accepted(self) -> bool:
@@ -87,67 +59,114 @@ class Trial:
         return replace(self, candidate=self.candidate.model_copy(update={"outcome": "chosen"}))
 
 
-def attempt(recipe: Recipe, bench: Bench, tick: Callable[[str, float], None]) -> Trial:
+def attempt(
+    recipe: Recipe,
+    bench: Bench,
+    folder: Path,
+    tick: Callable[[str, float], None],
+    *,
+    effort: int = 0,
+) -> Trial:
     """Apply a recipe and find out whether it pays. Never raises for a recipe that cannot be applied.
 
-    `tick` is told what is done and how much of the trial is over, 0 to 1.
+    The model goes into `folder`, which is emptied first, and stays only where the trial is accepted.
+    `tick` is told what is done and how much of it is over, 0 to 1. Raises `OutputError` where the
+    disk is full.
     """
-    start = time.perf_counter()
+    clock = Clock()
     notes: list[str] = []
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        found = _judge(recipe, bench, tick, notes)
+        folder.mkdir(parents=True)
+        found = _judge(recipe, bench, folder, tick, notes, clock)
     except OpenGLMError as error:
         found = {"outcome": "failed", "reason": error.problem}
+    except OSError as error:
+        if error.errno in _FULL:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise no_room(folder.parent, error) from error
+        found = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}."}
     except Exception as error:  # a pass or an engine that breaks on this model must not cost the others
         text = (str(error).strip() or "no reason given").splitlines()[0]
         found = {"outcome": "failed", "reason": f"{type(error).__name__}: {text[:200]}."}
-    path, verdict = found.pop("path", None), found.pop("verdict", None)
+    apart = {name: found.pop(name, None) for name in ("path", "verdict", "processor", "pace")}
     candidate = Candidate(
         code=code(recipe),
         recipe=tuple(step.to_recipe() for step in recipe),
         notes=tuple(notes),
-        fits=None if verdict is None else verdict.fits,
-        seconds=round(time.perf_counter() - start, 2),
+        fits=None if apart["verdict"] is None else apart["verdict"].fits,
+        seconds=total(clock.seconds),
+        spent=clock.rounded(),
+        effort=effort,
         **found,
     )
-    return Trial(candidate, recipe, path, verdict)
+    trial = Trial(candidate, recipe, **apart)
+    if not trial.accepted:
+        shutil.rmtree(folder, ignore_errors=True)
+        trial = replace(trial, path=None)
+    return trial
 
 
 def _judge(
-    recipe: Recipe, bench: Bench, tick: Callable[[str, float], None], notes: list[str]
+    recipe: Recipe,
+    bench: Bench,
+    folder: Path,
+    tick: Callable[[str, float], None],
+    notes: list[str],
+    clock: Clock,
 ) -> dict[str, Any]:
     """The fields of a trial and its candidate; what the passes remark goes into `notes`."""
-    graph, changed = bench.model.graph, False
-    samples = len(bench.labels)
-    context = Context(
-        calibration=bench.feed.calibration,
-        progress=lambda seen: tick("calibrating", 0.3 * min(1, seen / samples)),
-    )
-    for step in recipe:
-        assert isinstance(step, GraphPass)
-        applied = step.apply(graph, context)
-        graph, changed = applied.graph, applied.changed
-        notes += applied.notes
+    modules, graphs = split(recipe)
+    model, remarks = bench.adapted(modules, clock, lambda text, share: tick(text, 0.7 * share))
+    notes += remarks
+    own = model.processor if model.processor is not bench.model.processor else None
+    feed = bench.feed.of(model) if own is not None else bench.feed
+    pace = None
+    if modules and not any(step.needs_training for step in modules) and bench.training is not None:
+        with clock("training"):
+            pace = _pace(bench, model)
+    tick("exporting", 0.7)
+    with clock("exporting"):
+        graph, changed = model.graph, model is not bench.model
+    context = Context(calibration=feed.calibration, progress=lambda _: tick("calibrating", 0.75))
+    with clock("quantizing"):
+        for step in graphs:
+            applied = step.apply(graph, context)
+            graph, changed = applied.graph, changed or applied.changed
+            notes += applied.notes
     if not changed:
         return {"outcome": "refused", "reason": f"{recipe[-1].scheme} finds nothing to change in this model."}
-    path = bench.folder / f"{len(list(bench.folder.iterdir()))}.onnx"
+    path = folder / MODEL_FILE
     onnx_file.write(graph, path)
-    runner = Runner(path, threads=bench.threads)
-    outputs, _ = bench.feed.outputs(runner, _counter(tick, "judging", 0.3, 0.8, samples))
-    size = path.stat().st_size
-    if not _finite(outputs):
-        return {"outcome": "refused", "reason": "Its outputs are not finite numbers.", "size_bytes": size}
-    quality = bench.quality(outputs)
-    tick("measuring", 0.8)
-    times = measure.interleaved(
-        {"original": lambda: bench.runner.run(bench.inputs), "candidate": lambda: runner.run(bench.inputs)},
-        rounds=25,
-        seconds=6,
-    )
+    runner = Runner(path, threads=bench.setup.threads)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    samples = len(bench.labels)
+    every = max(1, samples // SLICE)
+    with clock("judging"):
+        outputs, _ = feed.outputs(runner, _counter(tick, "judging", 0.8, 0.85, samples // every), every)
+        if not _finite(outputs):
+            return {"outcome": "refused", "reason": "Its outputs are not finite numbers.", "size_bytes": size}
+        quality = bench.quality(outputs, every)
+        reference = {name: rows[::every] for name, rows in bench.reference.items()}
+        drop = bench.drop(quality, bench.quality(reference, every))
+        far = every > 1 and drop > bench.setup.max_drop + FAR
+        if not far and every > 1:
+            outputs, _ = feed.outputs(runner, _counter(tick, "judging", 0.85, 0.9, samples))
+            quality = bench.quality(outputs)
+            drop = bench.drop(quality)
+    tick("measuring", 0.9)
+    inputs = bench.inputs if own is None else feed.shaped()
+    with clock("waiting"), bench.alone(), clock("measuring"):
+        times = measure.interleaved(
+            {"original": lambda: bench.runner.run(bench.inputs), "candidate": lambda: runner.run(inputs)},
+            rounds=9 if far else 25,
+            seconds=2 if far else 6,
+        )
     faster = round(measure.speedup(times["original"], times["candidate"]), 4)
-    drop = bench.drop(quality)
-    if not drop <= bench.max_drop:
-        outcome, reason = "refused", f"Loses {drop:.4g} of {quality.metric}; {bench.max_drop:g} is allowed."
+    if not drop <= bench.setup.max_drop:
+        among = f" on {quality.samples} samples" if far else ""
+        outcome = "refused"
+        reason = f"Loses {drop:.4g} of {quality.metric}{among}; {bench.setup.max_drop:g} is allowed."
     elif faster < NOISE:
         outcome, reason = "refused", f"Slower: {1 / faster:.2f}x the original's time on this engine."
     else:
@@ -159,22 +178,32 @@ def _judge(
         "path": path,
         "size_bytes": size,
         "quality": quality,
+        "loss": round(drop, 6),
         "timing": measure.summary(times["candidate"]),
         "original": measure.summary(times["original"]),
         "speedup": faster,
         "verdict": _verdict(graph, bench),
+        "processor": own,
+        "pace": pace,
     }
 
 
+def _pace(bench: Bench, model: Model) -> float:
+    from openglm.training.pace import seconds_per_step
+
+    assert bench.training is not None
+    return seconds_per_step(model, bench.training)
+
+
 def _counter(
-    tick: Callable[[str, float], None], text: str, low: float, high: float, total: int
+    tick: Callable[[str, float], None], text: str, low: float, high: float, expected: int
 ) -> Callable[[], None]:
     done = 0
 
     def count() -> None:
         nonlocal done
         done += 1
-        tick(text, low + (high - low) * min(1.0, done / max(total, 1)))
+        tick(text, low + (high - low) * min(1.0, done / max(expected, 1)))
 
     return count
 
@@ -186,23 +215,62 @@ def _finite(outputs: Mapping[str, Any]) -> bool:
 def _verdict(graph: ir.Model, bench: Bench) -> verdicts.Verdict:
     original = bench.model
     candidate = Model(original.name, original.source, original.task, lambda: graph, config=original.config)
-    return verdicts.fit(candidate, bench.device, bench.budget, dims=bench.dims)
+    return verdicts.fit(candidate, bench.setup.device, bench.setup.budget, dims=bench.dims)
 
 
-def unchanged(bench: Bench, path: Path, verdict: verdicts.Verdict) -> Trial:
+def unchanged(bench: Bench) -> Trial:
     """The original itself, as the candidate that is always there."""
-    times = measure.interleaved({"original": lambda: bench.runner.run(bench.inputs)}, rounds=15, seconds=4)
+    clock = Clock()
+    with clock("waiting"), bench.alone(), clock("measuring"):
+        times = measure.interleaved(
+            {"original": lambda: bench.runner.run(bench.inputs)}, rounds=15, seconds=4
+        )
     timing = measure.summary(times["original"])
     candidate = Candidate(
         code=code(()),
         recipe=(),
         outcome="accepted",
         reason="The original, which every other is measured against.",
-        size_bytes=path.stat().st_size,
+        size_bytes=bench.original.stat().st_size,
         timing=timing,
         original=timing,
         speedup=1.0,
         quality=bench.baseline,
-        fits=verdict.fits,
+        loss=0.0,
+        fits=bench.verdict.fits,
+        seconds=total(clock.seconds),
+        spent=clock.rounded(),
     )
-    return Trial(candidate, (), path, verdict)
+    return Trial(candidate, (), bench.original, bench.verdict)
+
+
+def store(trial: Trial) -> str:
+    """A trial as text, its model's file and its own processor beside each other in its folder."""
+    if trial.path is not None and trial.processor is not None:
+        files = trial.processor.save(trial.path.parent)
+        settings = {**trial.processor.settings(), "files": files}
+        (trial.path.parent / PROCESSOR_FILE).write_text(json.dumps(settings), encoding="utf-8")
+    return json.dumps(
+        {
+            "candidate": trial.candidate.model_dump(mode="json"),
+            "verdict": trial.verdict.model_dump(mode="json") if trial.verdict else None,
+            "pace": trial.pace,
+        }
+    )
+
+
+def restore(text: str, folder: Path, bench: Bench) -> Trial:
+    """A trial that `store` wrote, with its files in `folder`; refused where its model is gone."""
+    content = json.loads(text)
+    candidate = Candidate.model_validate(content["candidate"])
+    recipe = parse(candidate.recipe)
+    verdict = verdicts.Verdict.model_validate(content["verdict"]) if content["verdict"] else None
+    path = folder / MODEL_FILE if recipe else bench.original
+    processor = None
+    if candidate.outcome == "accepted" and not path.is_file():
+        reason = "It was accepted, and its model's file is gone from the search's folder."
+        candidate = candidate.model_copy(update={"outcome": "refused", "reason": reason})
+    settings = folder / PROCESSOR_FILE
+    if candidate.outcome == "accepted" and settings.is_file():
+        processor = from_settings(json.loads(settings.read_text(encoding="utf-8")), folder)
+    return Trial(candidate, recipe, path if path.is_file() else None, verdict, processor, content["pace"])

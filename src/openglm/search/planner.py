@@ -1,0 +1,187 @@
+"""What a search tries next: cheap before dear, and dear only for what shows promise.
+
+First every quantization scheme, then what is known to work on structures of this kind, then what the
+sampler proposes. A structure is cut, repaired, exported and measured before it is trained: its speed
+and size are final from then on, only its loss is not. Of every few at one effort the most promising
+is trained on, longer each time (successive halving; Jamieson and Talwalkar 2016, in the asynchronous
+form of Li et al. 2020).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from openglm.passes.distil import Distil
+from openglm.search.space import FLOAT, Params, Space
+from openglm.search.study import as_json
+from openglm.search.trial import Trial
+
+ETA = 3
+"""Trials at one effort for each that goes on to the next."""
+SHARES = (0.06, 0.25, 0.25)
+"""Of the time limit, what a training at each effort takes."""
+LEAST_STEPS = 20
+REPAIRED = 0.3
+"""Of a loss, what training is thought to leave, until it is known."""
+WORTH = 1.05
+"""How much faster a candidate has to be than the best that was accepted, to be trained."""
+TRIES = 20
+"""Proposals of the sampler that were tried before, until the search is thought to be through."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A trial that is over, with what it was asked for."""
+
+    params: Params
+    effort: int
+    trial: Trial
+
+    @property
+    def steps(self) -> tuple[Distil, ...]:
+        """What it was trained with."""
+        return tuple(step for step in self.trial.recipe if isinstance(step, Distil))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to try next."""
+
+    params: Params
+    effort: int
+    training: tuple[Distil, ...] = ()
+
+
+@dataclass
+class Planner:
+    """Decides what is tried next from what is known."""
+
+    space: Space
+    max_drop: float
+    time_limit_s: float
+    can_train: bool
+    begun: set[str] = field(default_factory=set)
+    """What has been tried or is under way, as `key` gives it."""
+
+    def begin(self, params: Params, effort: int) -> None:
+        """Take down that something is under way."""
+        self.begun.add(key(params, effort))
+
+    def next(self, done: Sequence[Done], left_s: float) -> Plan | None:
+        """What to try next, of what needs no sampler; none where the sampler has a say."""
+        for params in (*self.untried(), *self._mixed(done)):
+            if key(params, 0) not in self.begun:
+                return Plan(params, 0)
+        if not self.space.structural:
+            return None
+        if (promoted := self._promotion(done, left_s)) is not None:
+            return promoted
+        for params in self.space.first(self._best_scheme(done)):
+            if key(params, 0) not in self.begun:
+                return Plan(params, 0)
+        return None
+
+    def untried(self) -> list[Params]:
+        """Quantization schemes of the structure as it is that have not been begun."""
+        return [params for params in self._schemes() if key(params, 0) not in self.begun]
+
+    def _schemes(self) -> Iterator[Params]:
+        # In float, too, what is gained by cleaning alone.
+        first, *others = [name for name in self.space.choices["quantization"] if name != FLOAT] or [FLOAT]
+        for name in dict.fromkeys((first, FLOAT, *others)):
+            yield self.space.untouched(quantization=name)
+
+    def _mixed(self, done: Sequence[Done]) -> Iterator[Params]:
+        """Schemes that lost too much, but not all, with the most sensitive modules spared."""
+        for item in done:
+            loss = item.trial.candidate.loss
+            plain = not self.space.changes_module(item.params) and not item.params.get("spared")
+            if not plain or loss is None or not self.space.sensitive:
+                continue
+            quicker = (item.trial.candidate.speedup or 0) > 1.0
+            if self.max_drop < loss <= 10 * max(self.max_drop, 0.005) and quicker:
+                for count in self.space.choices["spared"][1:]:
+                    yield item.params | {"spared": count}
+
+    def _best_scheme(self, done: Sequence[Done]) -> str:
+        """The quantization that is fastest of those accepted on the unchanged structure."""
+        plain = [item for item in done if not self.space.changes_module(item.params) and item.trial.accepted]
+        best = max(plain, key=lambda item: item.trial.candidate.speedup or 0.0, default=None)
+        return str(best.params.get("quantization", FLOAT)) if best is not None else FLOAT
+
+    def _promotion(self, done: Sequence[Done], left_s: float) -> Plan | None:
+        """The most promising trial that may be trained on now."""
+        if not self.can_train:
+            return None
+        structured = [item for item in done if self.space.changes_module(item.params)]
+        for effort in reversed(range(len(SHARES))):
+            ready = [item for item in structured if item.effort == effort and self._promising(item, done)]
+            if not ready:
+                continue
+            at_effort = sum(item.effort == effort for item in structured)
+            gone_on = sum(item.effort == effort + 1 for item in structured)
+            best = max(ready, key=lambda item: self._value(item, done))
+            seconds = min(SHARES[effort] * self.time_limit_s, left_s)
+            # No time for more of the same: what there is goes on now, or never.
+            urgent = left_s < (SHARES[effort] + SHARES[max(effort - 1, 0)]) * self.time_limit_s
+            steps = _steps(best, done, seconds)
+            if (urgent or at_effort >= ETA * (gone_on + 1) or effort == len(SHARES) - 1) and steps:
+                return Plan(best.params, effort + 1, (*best.steps, Distil(steps=steps, seed=effort)))
+        return None
+
+    def _promising(self, item: Done, done: Sequence[Done]) -> bool:
+        """Whether training could make it the best: faster or smaller than what is accepted, loss apart."""
+        candidate = item.trial.candidate
+        if key(item.params, item.effort + 1) in self.begun or candidate.loss is None or item.trial.accepted:
+            return False
+        accepted = [other.trial.candidate for other in done if other.trial.accepted]
+        return (
+            all(
+                (candidate.speedup or 0) >= WORTH * (other.speedup or 0)
+                or (candidate.size_bytes or 0) * WORTH <= (other.size_bytes or 0)
+                for other in accepted
+            )
+            and (candidate.speedup or 0) > 1.0
+        )
+
+    def _value(self, item: Done, done: Sequence[Done]) -> float:
+        """How much is to be hoped for: its speed, less where its loss is thought to stay too high."""
+        candidate = item.trial.candidate
+        assert candidate.loss is not None
+        expected = max(candidate.loss, 0.0) * repaired(done) ** (len(SHARES) - 1 - item.effort)
+        over = max(0.0, expected - self.max_drop) / (self.max_drop + 0.005)
+        return (candidate.speedup or 0.0) / (1 + over)
+
+
+def _steps(item: Done, done: Sequence[Done], seconds: float) -> int:
+    """Steps of training that fit the time, to two digits; 0 where hardly any does."""
+    pace = next(
+        (other.trial.pace for other in done if other.params == item.params and other.trial.pace), None
+    )
+    steps = seconds / pace if pace else 0.0
+    if steps < LEAST_STEPS:
+        return 0
+    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return int(steps // unit * unit)
+
+
+def repaired(done: Sequence[Done]) -> float:
+    """What a training leaves of a loss: the median of what trainings so far left."""
+    by_key = {key(item.params, item.effort): item for item in done}
+    shares = []
+    for item in done:
+        before = by_key.get(key(item.params, item.effort - 1)) if item.effort else None
+        if before is None:
+            continue
+        old, new = before.trial.candidate.loss, item.trial.candidate.loss
+        if old is not None and new is not None and old > 0:
+            shares.append(min(1.0, max(new, 0.0) / old))
+    return statistics.median([*shares, REPAIRED])
+
+
+def key(params: Params, effort: int) -> str:
+    """What tells two attempts apart."""
+    return f"{effort} {as_json(params)}"
