@@ -1,16 +1,13 @@
-"""`openglm verify`, `compare` and `explain`: what bundles are worth."""
+"""`openglm verify` and `compare`, with `explain`: what bundles are worth."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
 from openglm.cli.console import err, out, print_json
-
-if TYPE_CHECKING:
-    from openglm.bundle.manifest import Manifest
+from openglm.cli.explain import explain
 
 
 def register(app: typer.Typer) -> None:
@@ -115,78 +112,3 @@ def compare(
         style="dim",
         soft_wrap=True,
     )
-
-
-def explain(
-    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
-    json: bool = typer.Option(False, "--json", help="Print the whole manifest as JSON."),
-) -> None:
-    """Say what was done to a model, what each step was measured to do, and what was refused and why."""
-    from openglm.bundle.store import opened
-    from openglm.errors import VerificationError
-
-    with opened(bundle) as (_, manifest):
-        pass
-    if json:
-        print_json(manifest.model_dump(mode="json"))
-        return
-    try:
-        _explain(manifest)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise VerificationError(
-            f"The manifest of {bundle} lacks or mangles what it was made with ({error}).",
-            "Copy the bundle again, or make it again.",
-        ) from error
-
-
-def _explain(manifest: Manifest) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    before, after = manifest.before, manifest.after
-    device = escape(str(manifest.device["name"]))
-    out().print(
-        f"[bold]{escape(manifest.name)}[/] for {device}, "
-        f"made {manifest.created} by openglm {manifest.openglm}"
-    )
-    out().print(f"  {escape(manifest.command)}\n", style="dim", soft_wrap=True)
-    for when, verdict in (("before", manifest.verdict_before), ("after", manifest.verdict_after)):
-        mark = "[green]fits[/]" if verdict["fits"] else "[red]does not fit[/]"
-        out().print(
-            f"Predicted for {device}, {when}: {mark}. {escape(str(verdict['advice']))}", soft_wrap=True
-        )
-    host = manifest.host
-    threads = f"{host.threads} thread{'s' if host.threads > 1 else ''}"
-    out().print(f"\nMeasured on {escape(host.processor)}, {escape(host.engine)}, {threads}:")
-    out().print(f"  size      {before.size_bytes / 1e6:.1f} MB -> {after.size_bytes / 1e6:.1f} MB")
-    out().print(
-        f"  latency   {before.timing.median_ms:.2f} ms -> {after.timing.median_ms:.2f} ms "
-        f"({manifest.speedup:.2f}x)"
-    )
-    if before.peak_memory_mb and after.peak_memory_mb:
-        out().print(f"  memory    {before.peak_memory_mb:.1f} MB -> {after.peak_memory_mb:.1f} MB")
-    out().print(
-        f"  {after.quality.metric:9} {before.quality.value:.4f} -> {after.quality.value:.4f}, "
-        f"{after.quality.samples} samples"
-    )
-    out().print(f"  data      {escape(manifest.calibration)}\n", soft_wrap=True)
-    table = Table(
-        title="What was tried", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False
-    )
-    for column in ("outcome", "recipe", "why"):
-        table.add_column(column, overflow="fold")
-    colours = {"chosen": "bold green", "accepted": "green", "refused": "red", "failed": "red"}
-    for item in manifest.candidates:
-        table.add_row(
-            f"[{colours.get(item.outcome, 'dim')}]{item.outcome}[/]", escape(item.code), escape(item.reason)
-        )
-    out().print(table)
-    costly = [layer for layer in manifest.layers if layer["phase"] == "after"][:5]
-    if costly:
-        out().print(f"\nCostliest layers now, predicted for {device}:")
-        for layer in costly:
-            out().print(f"  {layer['ms']:8.3f} ms  {escape(_layer(layer))}", soft_wrap=True)
-
-
-def _layer(layer: dict[str, Any]) -> str:
-    return f"{layer['name']} ({layer['op_type']}, {layer['precision']}), limited by {layer['bound']}"

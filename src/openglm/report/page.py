@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import resources
 from string import Template
 
 from openglm.bundle.manifest import Manifest
-from openglm.report import comparison, cost, record, story, tried, units, verdict
+from openglm.report import comparison, cost, record, sensitivity, spending, story, tried, units, verdict
 from openglm.report.markup import Content, Markup, join, tag
 from openglm.report.parts import badge
 
-PLACES = {
-    "verdict": "Fit",
-    "measured": "Side by side",
-    "tried": "What was tried",
-    "layers": "Layers",
-    "record": "How it was made",
+SECTIONS: dict[str, tuple[str, Callable[[Manifest], Markup | None]]] = {
+    "verdict": ("Fit", verdict.show),
+    "measured": ("Side by side", comparison.show),
+    "tried": ("What was tried", tried.show),
+    "time": ("Search time", spending.show),
+    "sensitivity": ("Sensitivity", sensitivity.show),
+    "layers": ("Layers", cost.show),
+    "record": ("How it was made", record.show),
 }
+"""By anchor: the name in the navigation, and what makes the section, or nothing where there is none."""
 
 
 def render(manifest: Manifest) -> str:
@@ -28,15 +32,16 @@ def render(manifest: Manifest) -> str:
     style, script, page = (
         (folder / name).read_text(encoding="utf-8") for name in ("style.css", "script.js", "page.html")
     )
-    sections = [part.show(manifest) for part in (verdict, comparison, tried, cost, record)]
+    made = {anchor: show(manifest) for anchor, (_, show) in SECTIONS.items()}
+    sections = {anchor: section for anchor, section in made.items() if section is not None}
     return Template(page).substitute(
         # By their hashes, so that nothing else can run or load, should some text ever get past the escaping.
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
         title=join(f"{manifest.name} for {manifest.device.get('name', 'a device')}"),
         style=style,
         script=script,
-        opening=_opening(manifest),
-        sections=join(sections),
+        opening=_opening(manifest, list(sections)),
+        sections=join(sections.values()),
         footer=_footer(manifest),
     )
 
@@ -45,10 +50,9 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _opening(manifest: Manifest) -> Markup:
-    places = tag(
-        "nav", [tag("a", text, href=f"#{name}") for name, text in PLACES.items()], aria_label="Sections"
-    )
+def _opening(manifest: Manifest, anchors: Sequence[str]) -> Markup:
+    links = [tag("a", SECTIONS[anchor][0], href=f"#{anchor}") for anchor in anchors]
+    places = tag("nav", links, aria_label="Sections")
     return tag(
         "header",
         tag(

@@ -1,7 +1,8 @@
-"""What the page's sections are made of: the frame of one, badges of where figures are from, tables, facts."""
+"""What the page's sections are made of: frames, badges of where figures are from, tables, facts, codes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -77,3 +78,15 @@ def _kinds(cell: Cell) -> str:
 def facts(pairs: Iterable[tuple[str, Content]]) -> Markup:
     """Terms and what they are."""
     return tag("dl", [tag("div", tag("dt", term), tag("dd", what)) for term, what in pairs], class_="facts")
+
+
+def copyable(text: str) -> Markup:
+    """Text with a button that copies it; the script shows the button."""
+    button = tag("button", "Copy", type="button", hidden=True, class_="copy")
+    return tag("div", tag("pre", tag("code", text), tabindex=0), button, class_="copyable")
+
+
+def breakable(code: str) -> list[Content]:
+    """A code that may break after each of its parts: the longest are wider than a phone."""
+    pieces = re.split(r"(?<=[_.])(?=[A-Za-z])", code)
+    return [piece if index == 0 else [tag("wbr"), piece] for index, piece in enumerate(pieces)]

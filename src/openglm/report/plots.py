@@ -116,3 +116,12 @@ def track(pairs: Sequence[tuple[float, str]], limit: float | None = None) -> Mar
         x = _percent(limit)
         parts.append(tag("line", x1=x, x2=x, y1=0, y2=height, class_="budget"))
     return tag("svg", parts, width="100%", height=height, aria_hidden="true", class_="plot track")
+
+
+def stack(title: str, description: str, shares: Sequence[tuple[float, str]]) -> Markup:
+    """One bar of parts side by side: shares of the whole, and class names."""
+    height, start, parts = 34, 0.0, []
+    for share, style in shares:
+        parts.append(tag("rect", x=_percent(start), width=_percent(share), height=height, class_=style))
+        start += share
+    return figure(title, description, parts, height)

@@ -13,11 +13,17 @@ FONT = 12
 WIDTH_OF_LETTER = 6.6
 """Of most letters at that size; too much rather than too little, as fonts differ."""
 
-LONGEST = 36
+BOLD = 1.15
+"""How much wider the chosen one's label is."""
+
+LONGEST = 40
 """Letters of a label; the table gives the whole."""
 
 LARGEST, SMALLEST = 13.0, 4.0
 """Radii in pixels."""
+
+CROWD = 14
+"""With more points than these only the front is called by name, the others by number."""
 
 LEFT, TOP, BOTTOM = 58, 20, 50
 """Margins for what is written at the axes."""
@@ -40,6 +46,8 @@ class Point:
     outcome: str
     text: str
     """All of it in a sentence, for a pointer that rests there."""
+    front: bool = False
+    """Whether no other beats it in speed, size and quality at once."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,8 @@ def _mark(point: Point, place: Place) -> Markup:
     if place.beyond:
         base = y + place.beyond * (radius + 5)
         shape = [shape, tag("path", d=f"M{x - 5:.1f},{base:.1f}h10l-5,{7 * place.beyond}z", class_="beyond")]
-    return tag("g", tag("title", point.text), shape, class_=f"mark {point.outcome.replace(' ', '-')}")
+    style = f"mark {point.outcome.replace(' ', '-')}{' front' if point.front else ''}"
+    return tag("g", tag("title", point.text), shape, class_=style)
 
 
 def _labels(
@@ -212,16 +221,18 @@ def _labels(
     """Each label at the nearest free place; where a name finds none, its number alone."""
     page = Box(LEFT + 2, TOP, frame.width - 2, frame.height - BOTTOM)
     parts = []
-    for point in sorted(points, key=lambda point: (point.outcome != "chosen", point.number)):
+    crowd = len(points) > CROWD
+    for point in sorted(points, key=lambda point: (point.outcome != "chosen", not point.front, point.number)):
         place = places[point.number]
-        beyond = f" ({units.score(point.quality)})" if place.beyond else ""
+        beyond = f" ({units.score(point.quality)})" if place.beyond and not crowd else ""
         number = f"{point.number}{beyond}"
-        tries = [(number, box) for box in _near(place, number)]
-        if frame.name == "wide" or point.outcome == "chosen":
+        bold = BOLD if point.outcome == "chosen" else 1.0
+        tries = [(number, box) for box in _near(place, number, bold)]
+        if point.outcome == "chosen" or (frame.name == "wide" and (point.front or not crowd)):
             name = f"{point.number} {_short(point.label, LONGEST)}{beyond}"
-            tries = [*((name, box) for box in _near(place, name)), *tries]
+            tries = [*((name, box) for box in _near(place, name, bold)), *tries]
         found = next((item for item in tries if _free(item[1], taken, page)), None)
-        text, box = found or (number, _far(place, number, taken, page))
+        text, box = found or (number, _far(place, number, taken, page, bold))
         taken.append(box)
         parts.append(_leader(place, box))
         # Held at the point's side: where a font is wider than thought, a text grows away from its mark.
@@ -236,32 +247,32 @@ def _free(box: Box, taken: Sequence[Box], page: Box) -> bool:
     return across and box.top >= page.top and box.bottom <= page.bottom and not any(map(box.overlap, taken))
 
 
-def _box(left: float, top: float, text: str) -> Box:
-    return Box(left, top, left + len(text) * WIDTH_OF_LETTER + 2, top + FONT + 4)
+def _box(left: float, top: float, text: str, bold: float) -> Box:
+    return Box(left, top, left + len(text) * WIDTH_OF_LETTER * bold + 2, top + FONT + 4)
 
 
-def _near(place: Place, text: str) -> Iterator[Box]:
+def _near(place: Place, text: str, bold: float) -> Iterator[Box]:
     """Places for a text about a point, the best first: beside it, above, below, then farther away."""
     x, y, radius = place.x, place.y, place.radius
-    size = _box(0, 0, text)
+    size = _box(0, 0, text, bold)
     for gap in (7, 14, 24, 36):
         far = radius + gap
         for dx, dy in ((1, 0), (-1, 0), (0, -1), (0, 1), (0.8, -0.8), (0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8)):
             left = x + dx * far - (size.right if dx < 0 else 0 if dx > 0 else size.right / 2)
             top = y + dy * far - (size.bottom if dy < 0 else 0 if dy > 0 else size.bottom / 2)
-            yield _box(left, top, text)
+            yield _box(left, top, text, bold)
 
 
-def _far(place: Place, text: str, taken: Sequence[Box], page: Box) -> Box:
+def _far(place: Place, text: str, taken: Sequence[Box], page: Box, bold: float) -> Box:
     """The nearest free place anywhere; where the whole plot is full, beside the point."""
     x, y, radius = place.x, place.y, place.radius
     grid = [
-        _box(left, top, text)
+        _box(left, top, text, bold)
         for top in range(int(page.top), int(page.bottom), 8)
         for left in range(int(page.left), int(page.right), 10)
     ]
     grid.sort(key=lambda box: math.hypot((box.left + box.right) / 2 - x, (box.top + box.bottom) / 2 - y))
-    return next((box for box in grid if _free(box, taken, page)), _box(x + radius, y, text))
+    return next((box for box in grid if _free(box, taken, page)), _box(x + radius, y, text, bold))
 
 
 def _leader(place: Place, box: Box) -> Markup:
@@ -277,4 +288,4 @@ def _leader(place: Place, box: Box) -> Markup:
 
 
 def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1].rstrip(' +')}…"

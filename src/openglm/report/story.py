@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from openglm.bundle.manifest import Manifest, Quality
+from openglm.bundle.manifest import Candidate, Manifest, Quality
 from openglm.report import units
 
 NOISE = 0.03
@@ -115,3 +115,15 @@ def allowed(manifest: Manifest) -> float:
 def unjudged(manifest: Manifest) -> bool:
     """Whether no data was given, so that the quality says less than it seems to."""
     return UNJUDGED in manifest.calibration.lower()
+
+
+def trainings(item: Candidate) -> int:
+    """How often a candidate was trained, in a search or by the steps of a recipe that was given."""
+    return max(item.effort, len([step for step in item.recipe if step.get("pass") == "distil"]))
+
+
+def trained(item: Candidate) -> str:
+    """How often a candidate was trained, in words; empty where it was not."""
+    times = trainings(item)
+    words = {1: "once", 2: "twice", 3: "three times"}
+    return f"trained {words.get(times, f'{times} times')}" if times else ""

@@ -1,17 +1,21 @@
-"""The section on all that was tried: the plot, and a table with the reason for each outcome."""
+"""The section on all that was tried: the plot, the front, and a table with the reason for each outcome."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from openglm.bundle.manifest import Candidate, Manifest
-from openglm.report import scale, story, units
+from openglm.report import front, scale, story, units
 from openglm.report.markup import Content, Markup, tag
-from openglm.report.parts import Cell, badge, section, table
-from openglm.report.scatter import Frame, Point, scatter
+from openglm.report.parts import Cell, badge, breakable, section, table
+from openglm.report.scatter import CROWD, Frame, Point, scatter
 
 SIGNS = {"chosen": "◉", "accepted": "○", "refused": "◇", "failed": "✕", "not tried": "–"}
+FRONT = "●"
 WIDE, NARROW = (760, 420), (360, 400)
+
+FOLD = 12
+"""With more candidates than these, those that cannot be had are behind a line that opens."""
 
 
 def show(manifest: Manifest) -> Markup:
@@ -34,36 +38,40 @@ def show(manifest: Manifest) -> Markup:
         "What was tried",
         aside,
         _plot(manifest),
-        _table(manifest),
+        front.show(manifest),
+        _tables(manifest),
         tag("p", "Of every recipe: ", " ".join(shared), class_="note") if shared else None,
     )
 
 
 def short_codes(codes: Sequence[str]) -> list[str]:
-    """Codes without the steps that all longer ones begin with, which tell none from another."""
+    """Codes without the steps that all longer ones have, which tell none from another."""
     steps = [code.split(" + ") for code in codes]
     long = [code for code in steps if len(code) > 1]
-    shared = 0
-    while long and all(len(code) > shared + 1 and code[shared] == long[0][shared] for code in long):
-        shared += 1
-    return [" + ".join(code[shared:] if len(code) > 1 else code) for code in steps]
+    shared = set(long[0]).intersection(*long) if len(long) > 1 else set()
+    short = [[step for step in code if step not in shared] for code in steps]
+    return [" + ".join(kept or code) for kept, code in zip(short, steps, strict=True)]
 
 
 def _plot(manifest: Manifest) -> Markup:
     candidates, original = manifest.candidates, manifest.before.quality
     labels = short_codes([item.code for item in candidates])
     points, missing = [], []
+    ahead = front.front(candidates)
     for number, (item, label) in enumerate(zip(candidates, labels, strict=True), 1):
-        point = _point(number, item, label)
+        point = _point(number, item, label, number - 1 in ahead)
         if point is None or not scale.drawable(original.value):
             missing.append(number)
         else:
             points.append(point)
-    told = f"Not in the plot, for want of figures: {', '.join(map(str, missing))}." if missing else None
+    absent = f"Not in the plot, for want of figures: {', '.join(map(str, missing))}." if missing else None
     if not points:
-        return tag("p", told, class_="note")
+        return tag("p", absent, class_="note")
     title = "Speed and quality of every candidate"
-    description = " ".join(point.text for point in points)
+    told = [point for point in points if point.front or len(points) <= CROWD]
+    description = " ".join(point.text for point in told)
+    if len(told) < len(points):
+        description += f" {units.count(len(points) - len(told), 'other')}, in the tables below."
     frames = [
         Frame(original.metric, original.value, story.allowed(manifest), *place, name)
         for place, name in ((WIDE, "wide"), (NARROW, "narrow"))
@@ -73,7 +81,7 @@ def _plot(manifest: Manifest) -> Markup:
         [scatter(points, frame, title, description) for frame in frames],
         tag(
             "figcaption",
-            _legend({point.outcome for point in points}),
+            _legend(points),
             tag(
                 "p",
                 "Farther right is faster, higher is better"
@@ -81,7 +89,7 @@ def _plot(manifest: Manifest) -> Markup:
                 else "Farther right is faster",
                 ". The area of a mark is the size of the model; solid lines are the original, "
                 "numbers are the table’s. ",
-                told,
+                absent,
             ),
         ),
         class_="scatter",
@@ -92,9 +100,15 @@ def _upwards(manifest: Manifest) -> bool:
     return manifest.before.quality.higher_is_better
 
 
-def _legend(outcomes: set[str]) -> Markup:
-    shown = [outcome for outcome in SIGNS if outcome in outcomes]
-    return tag("p", [outcome_chip(outcome) for outcome in shown], class_="legend")
+def _legend(points: Sequence[Point]) -> Markup:
+    outcomes = {point.outcome for point in points}
+    shown = [outcome_chip(outcome) for outcome in SIGNS if outcome in outcomes]
+    return tag("p", shown, _on_front() if any(point.front for point in points) else None, class_="legend")
+
+
+def _on_front() -> Markup:
+    sign = tag("span", FRONT, class_="sign", aria_hidden="true")
+    return tag("span", sign, "on the front", class_="chip accepted")
 
 
 def outcome_chip(outcome: str) -> Markup:
@@ -103,21 +117,41 @@ def outcome_chip(outcome: str) -> Markup:
     return tag("span", sign, outcome, class_=f"chip {outcome.replace(' ', '-')}")
 
 
-def _point(number: int, item: Candidate, label: str) -> Point | None:
+def _point(number: int, item: Candidate, label: str, ahead: bool) -> Point | None:
     if item.speedup is None or item.quality is None:
         return None
     if not (scale.drawable(item.speedup) and scale.drawable(item.quality.value)):
         return None
+    outcome = f"{item.outcome}, on the front" if ahead else item.outcome
     text = (
-        f"{number} {item.code}, {item.outcome}: {units.times(item.speedup)} the speed, "
+        f"{number} {item.code}, {outcome}: {units.times(item.speedup)} the speed, "
         f"{item.quality.metric} {units.score(item.quality.value)}, {units.size(item.size_bytes)}."
     )
-    return Point(
-        number, label, item.speedup, item.quality.value, float(item.size_bytes or 0), item.outcome, text
-    )
+    size = float(item.size_bytes or 0)
+    return Point(number, label, item.speedup, item.quality.value, size, item.outcome, text, ahead)
 
 
-def _table(manifest: Manifest) -> Markup:
+def _tables(manifest: Manifest) -> list[Markup]:
+    """Every candidate; of many, first those that can be had, and the others where a line is opened."""
+    every = list(enumerate(manifest.candidates, 1))
+    if len(every) <= FOLD:
+        return [_table("Every candidate, in the order tried; whether it fits is predicted", every, manifest)]
+    had = [pair for pair in every if pair[1].outcome in ("chosen", "accepted")]
+    others = [pair for pair in every if pair[1].outcome not in ("chosen", "accepted")]
+    outcomes = [item.outcome for _, item in others]
+    counts = [f"{outcomes.count(name):,} {name}" for name in SIGNS if name in outcomes]
+    shown = []
+    if had:
+        shown.append(_table("Accepted, in the order tried; whether it fits is predicted", had, manifest))
+    if others:
+        told = _table("All others, in the order tried", others, manifest)
+        shown.append(
+            tag("details", tag("summary", f"The others: {', '.join(counts)}"), told, class_="others")
+        )
+    return shown
+
+
+def _table(caption: str, pairs: Sequence[tuple[int, Candidate]], manifest: Manifest) -> Markup:
     heads = [
         Cell("Candidate"),
         Cell("Outcome"),
@@ -129,29 +163,25 @@ def _table(manifest: Manifest) -> Markup:
         Cell("Took", "number"),
     ]
     shared = _shared(manifest.candidates)
-    rows = [_row(number, item, shared) for number, item in enumerate(manifest.candidates, 1)]
-    return table(
-        "Every candidate, in the order tried; whether it fits the device is predicted",
-        heads,
-        rows,
-        "tried stack",
-    )
+    ahead = front.front(manifest.candidates)
+    rows = [_row(number, item, shared, ahead) for number, item in pairs]
+    return table(caption, heads, rows, "tried stack")
 
 
-def _row(number: int, item: Candidate, shared: Sequence[str]) -> list[Cell]:
+def _row(number: int, item: Candidate, shared: Sequence[str], ahead: Collection[int]) -> list[Cell]:
     fits = {True: "yes", False: "no", None: units.NONE}[item.fits]
     name: Content = [
         tag("span", number, class_="index"),
         tag(
             "span",
-            tag("code", _breakable(item.code)),
-            tag("span", item.reason, class_="reason"),
+            tag("code", breakable(item.code)),
+            tag("span", _sentence(story.trained(item)), item.reason, class_="reason"),
             _notes([note for note in item.notes if note not in shared]),
         ),
     ]
     return [
         Cell(name, "candidate"),
-        Cell(outcome_chip(item.outcome)),
+        Cell([outcome_chip(item.outcome), _on_front() if number - 1 in ahead else None]),
         Cell(units.size(item.size_bytes), "number"),
         Cell(units.times(item.speedup), "number"),
         Cell(_latency(item), "number"),
@@ -176,10 +206,8 @@ def _latency(item: Candidate) -> Content:
     return [units.ms(item.timing.median_ms), *(tag("span", line, class_="spread") for line in lines)]
 
 
-def _breakable(code: str) -> list[Content]:
-    """A code that may break after each of its parts: the longest are wider than a phone."""
-    parts = code.replace("_", "_\0").split("\0")
-    return [part if index == 0 else [tag("wbr"), part] for index, part in enumerate(parts)]
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}. " if text else ""
 
 
 def _notes(notes: Sequence[str]) -> Markup | None:

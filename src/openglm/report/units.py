@@ -56,6 +56,8 @@ def ms(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """How long something took."""
+    if not math.isfinite(seconds):
+        return f"{figure(seconds)}{NBSP}s"
     if seconds < 60:
         return f"{seconds:.1f}{NBSP}s"
     minutes, rest = divmod(round(seconds), 60)
