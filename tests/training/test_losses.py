@@ -132,6 +132,20 @@ def test_what_is_masked_changes_nothing() -> None:
         assert not given.grad[0, 2].any()
 
 
+def test_autocast_leaves_the_losses_in_float32() -> None:
+    student, teacher = (torch.from_numpy(values) for values in drawn(4, 2, 3, 4, 8))
+    for loss in (
+        lambda: losses.soft(student, teacher, 3),
+        lambda: losses.response(student, teacher),
+        lambda: losses.hidden(student, teacher),
+        lambda: losses.relations(student, teacher, 2),
+    ):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss()
+        assert found.dtype == torch.float32
+        assert float(found) == pytest.approx(float(loss()), rel=1e-6)
+
+
 def test_equal_ones_are_at_no_distance() -> None:
     same = torch.from_numpy(drawn(2, 3, 4, 8))
     for found in (

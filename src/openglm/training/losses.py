@@ -87,7 +87,9 @@ def relations(
 def _relations(vectors: torch.Tensor, heads: int, mask: torch.Tensor | None) -> torch.Tensor:
     """Logarithms of probabilities, (batch, heads, tokens, tokens)."""
     split = vectors.float().reshape(*vectors.shape[:2], heads, -1).transpose(1, 2)
-    scores = split @ split.transpose(-1, -2) / math.sqrt(split.shape[-1])
+    # Autocast would leave three digits of the probabilities.
+    with torch.autocast(vectors.device.type, enabled=False):
+        scores = split @ split.transpose(-1, -2) / math.sqrt(split.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :].bool(), torch.finfo(scores.dtype).min)
     return functional.log_softmax(scores, -1)
