@@ -134,7 +134,7 @@ def nncf_onnx(source: Path, target: Path, batches: Iterable[Batch], *, transform
 
     plain = without_shapes(source, target.with_suffix(".plain.onnx"))
     model = onnx.load(plain)
-    onnx.save(nncf.quantize(model, nncf.Dataset(list(batches)), **_nncf_settings(transformer)), target)
+    onnx.save(nncf.quantize(model, nncf.Dataset(list(batches)), **nncf_settings(transformer)), target)
     plain.unlink()
 
 
@@ -144,11 +144,12 @@ def nncf_openvino(source: Path, target: Path, batches: Iterable[Batch], *, trans
     import openvino
 
     model = openvino.Core().read_model(source)
-    model = nncf.quantize(model, nncf.Dataset(list(batches)), **_nncf_settings(transformer))
+    model = nncf.quantize(model, nncf.Dataset(list(batches)), **nncf_settings(transformer))
     openvino.save_model(model, target, compress_to_fp16=False)
 
 
-def _nncf_settings(transformer: bool) -> dict[str, Any]:
+def nncf_settings(transformer: bool) -> dict[str, Any]:
+    """What NNCF is told of the kind of model."""
     import nncf
 
     if transformer:
