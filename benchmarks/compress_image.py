@@ -167,7 +167,7 @@ class _Part:
             self.folder / f"{olive}.onnx", compress_peers.olive_search, self.fp32, self.guide,
             transformer=None, seconds=int(compress.ANSWER_S),
         )  # fmt: skip
-        found.append(Entrant("Olive's search", "peer", path))
+        found.append(Entrant(compress_peers.olive_told(path), "peer", path))
         path = by_peer(
             self.folder / f"{nncf}.xml", compress_peers.nncf_controlled, self.fp32, self.guide,
             transformer=False,

@@ -130,6 +130,13 @@ def olive_search(
     shutil.rmtree(work)
 
 
+def olive_told(target: Path) -> str:
+    """What the tables call the model that `olive_search` made: how many others it was chosen among."""
+    nodes = json.loads(target.with_suffix(".footprint.json").read_text(encoding="utf-8")).values()
+    measured = sum(1 for node in nodes if node["parent_model_id"] and (node["metrics"] or {}).get("value"))
+    return f"Olive's search, {measured} models measured"
+
+
 def _olive_data(guide: Guide) -> dict[str, dict[str, Any]]:
     """What Olive calibrates with, judges on and measures with, as its own kind of data."""
     from olive.data.registry import Registry
