@@ -41,7 +41,7 @@ def test_an_interrupted_trial_is_tried_again(tmp_path: Path) -> None:
     begun = study(tmp_path).plan({"quantization": "int8", "layers": 3}, 1)
     again = study(tmp_path)
     assert again.interrupted
-    asked = again.propose()
+    asked = again.resume()
     assert (asked.params, asked.effort) == (begun.params, 1)
     assert asked.number != begun.number
     assert not again.interrupted
@@ -67,14 +67,15 @@ def test_killed(tmp_path: Path) -> None:
     assert ran.returncode == -signal.SIGKILL
     again = study(tmp_path)
     assert [told.content for told in again.told()] == ["trial 0", "trial 1"]
-    assert again.propose().effort == 2
+    assert again.resume().effort == 2
 
 
 def test_the_sampler_proposes_within_the_choices(tmp_path: Path) -> None:
     found = study(tmp_path)
     for number in range(12):
-        asked = found.propose()
+        asked = found.propose({"quantization": "int8"})
         assert set(asked.params) == set(CHOICES)
+        assert asked.params["quantization"] == "int8"
         assert all(asked.params[name] in values for name, values in CHOICES.items())
         found.finish(asked, str(number), (1.0, 1.0, float(asked.params["layers"] == 3)), 0.0)
 

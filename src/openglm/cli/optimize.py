@@ -89,7 +89,7 @@ def optimize(
     Examples:
       openglm optimize all-minilm-l6-v2 -d cortex-a53-2gb --size-mb 25 -o small
       openglm optimize net.onnx -d raspberry-pi-5 --data photos/ --metric accuracy -o net-small.zip
-      openglm optimize ./bert -d tensor-g3 --data dev.tsv --train train.tsv --metric accuracy --time 20m -o out
+      openglm optimize ./bert -d tensor-g3 --data dev.tsv --train train.tsv --time 20m -o out
       openglm optimize ./bert -d tensor-g3 --data dev.tsv --train train.tsv --recipe out/recipe.toml -o again
     """
     from openglm.bundle.store import check_target, study_folder
@@ -209,6 +209,9 @@ def _summary(result: Result, output: Path) -> dict[str, object]:
         "device": after.device,
         "fits": after.fits,
         "stopped": result.stopped,
+        "full": result.full,
+        "elapsed_s": result.elapsed_s,
+        "spent": result.spent,
         "limits": [limit.model_dump() for limit in after.limits],
         "advice": after.advice,
         "chosen": best.code,
@@ -230,7 +233,17 @@ def _tell(result: Result, output: Path) -> None:
     best, original = result.best.candidate, result.trials[0].candidate
     if result.stopped:
         out().print("[yellow]Stopped: this is the best so far.[/]")
+    if result.full:
+        out().print(f"[yellow]The search ended early: {escape(result.full)} This is the best so far.[/]")
     show(result.best.verdict)
+    for limit in result.best.verdict.limits:
+        if not limit.ok and limit.budget:
+            over = limit.predicted / limit.budget - 1
+            out().print(
+                f"[red]Unmet: {limit.name}[/], {limit.predicted:.4g} {limit.unit} predicted for a budget of "
+                f"{limit.budget:.4g}: {over:.0%} too much.",
+                soft_wrap=True,
+            )
     out().print()
     threads = f"{result.bench.setup.threads} thread{'s' if result.bench.setup.threads > 1 else ''}"
     out().print(f"Measured on this machine with ONNX Runtime, {threads}:")
@@ -249,6 +262,11 @@ def _tell(result: Result, output: Path) -> None:
         table.add_row(best.quality.metric, f"{original.quality.value:.4f}", f"{best.quality.value:.4f}")
     out().print(table)
     out().print(f"\nChosen: [bold]{escape(best.code)}[/]")
+    if result.spent:
+        parts = ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in result.spent.items() if seconds >= 1)
+        out().print(
+            f"Search: {len(result.trials) - 1} recipes in {result.elapsed_s:.0f} s ({parts}).", style="dim"
+        )
     out().print(f"Data: {escape(result.bench.feed.description)}.", style="dim", soft_wrap=True)
     out().print(f"\nBundle: {escape(str(output))}", soft_wrap=True)
     if output.suffix != ".zip":

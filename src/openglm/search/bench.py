@@ -117,6 +117,7 @@ class Bench:
     verdict: Verdict
     """The original's."""
     folder: Path
+    """Where training keeps its state."""
     original: Path
     """Its graph as a file."""
     runner: Runner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ from openglm.model.analysis.statistics import analyse
 from openglm.passes.distil import Distil
 from openglm.passes.recipe import Recipe, code, digest, parse, toml
 from openglm.search.bench import Bench
-from openglm.search.clock import Clock
 from openglm.search.planner import TRIES, Done, Plan, Planner, key
-from openglm.search.result import Result
+from openglm.search.result import Result, choose, front
 from openglm.search.sensitivity import order, sensitivity
 from openglm.search.space import Space
 from openglm.search.study import Asked, Study
 from openglm.search.trial import Trial, restore, unchanged
 from openglm.search.workers import Crew, Job
 
-SENSITIVITY_SHARE = 0.1
+SENSITIVITY_SHARE = 0.05
 """Of the time limit, what sensitivity may take."""
 
 
@@ -74,7 +73,9 @@ class Hunt:
         choices = {} if self.recipe else self.space.choices
         self.study = Study(self.folder, {**bench.fingerprint(), **limits, **fixed}, choices, self.storage)
         self.before_s = float(self.study.recall("elapsed_s") or 0.0)
-        self.planner = Planner(self.space, bench.setup.max_drop, self.time_limit_s, may_train)
+        pictures = any(len(spec.shape) == 4 for spec in bench.model.inputs)
+        training = Distil(augment="mirror_shift" if pictures else "none")
+        self.planner = Planner(self.space, bench.setup.max_drop, self.time_limit_s, may_train, training)
         self._tried: set[str] = set()
         for told in self.study.told():
             self._take(told.params, told.effort, told.number, told.content)
@@ -139,7 +140,23 @@ class Hunt:
         except OutputError as error:
             self.full = self.full or f"{error.problem} {error.advice}"
         if not (self.stopped or self.full):
-            shutil.rmtree(self.folder / "training", ignore_errors=True)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Drop what a search that has ended needs no more: checkpoints, and models that others beat."""
+        shutil.rmtree(self.folder / "training", ignore_errors=True)
+        trials = [item.trial for item in self.done]
+        kept = {id(trial) for trial in (*front(trials), choose(trials))}
+        for item in self.done:
+            path = item.trial.path
+            if path is not None and item.trial.recipe and id(item.trial) not in kept:
+                shutil.rmtree(path.parent, ignore_errors=True)
+        self.done = [
+            item
+            if item.trial.path is None or item.trial.path.exists()
+            else replace(item, trial=replace(item.trial, path=None, gone=True))
+            for item in self.done
+        ]
 
     def _next(self, busy: bool) -> tuple[Asked, Recipe] | None:
         """The next trial, begun in the study; None where there is none, or no time for it."""
@@ -151,12 +168,12 @@ class Hunt:
             return self.study.plan({}, 0), self.recipe
         for _ in range(TRIES):
             if self.study.interrupted:
-                asked = self.study.propose()
+                asked = self.study.resume()
                 plan: Plan | None = Plan(asked.params, asked.effort, self._training(asked))
             elif (plan := self.planner.next(self.done, self.left_s)) is not None:
                 asked = self.study.plan(plan.params, plan.effort)
             elif self.space.structural:
-                asked = self.study.propose()
+                asked = self.study.propose(self.planner.fixed(self.done))
                 plan = Plan(asked.params, asked.effort)
             else:
                 return None
@@ -207,11 +224,7 @@ class Hunt:
         seconds = min(SENSITIVITY_SHARE * self.time_limit_s, self.left_s)
         if seconds <= 0:
             return
-        clock = Clock()
-        with clock("judging"):
-            found = sensitivity(
-                self.bench, seconds, lambda text, share: self._say(f"sensitivity: {text}", share)
-            )
+        found = sensitivity(self.bench, seconds, lambda text, share: self._say(f"sensitivity: {text}", share))
         self.study.remember("sensitivity", [item.model_dump(mode="json") for item in found])
         self._recall_sensitivity()
 

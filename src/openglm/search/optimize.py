@@ -116,14 +116,14 @@ def optimize(
     hunt: Hunt | None = None
     try:
         progress(Progress("judging the original", 0, None))
-        bench = setup.bench(place, verdict=verdict, model=loaded)
+        bench = setup.bench(Path(home.name), verdict=verdict, model=loaded)
+        bench.folder = place
         hunt = Hunt(bench, place, recipe, time_limit_s, started, progress, storage)
-        crew = crew_of(bench, place, workers, ray)
+        crew = crew_of(bench, workers, ray)
         hunt.run(crew)
         return hunt.result(home)
     except BaseException:
-        if home is not None:
-            home.cleanup()
+        home.cleanup()
         if hunt is None:  # nothing was begun that could be gone on with
             _unmake(place, made)
         raise
@@ -140,15 +140,13 @@ def _again(data: Any) -> Any:
 
 
 def _folder(folder: str | PathLike[str] | None) -> tuple[Any, Path, list[Path]]:
-    """The folder that a search works in: what removes it, where it is temporary, and what was made for it."""
+    """A temporary folder, the one that keeps the search (which may be the same), and what was made for it."""
     try:
-        if folder is None:
-            home = tempfile.TemporaryDirectory(prefix="openglm-")
-            return home, Path(home.name), []
-        place = Path(folder).absolute()
+        home = tempfile.TemporaryDirectory(prefix="openglm-")
+        place = Path(folder or home.name).absolute()
         made = [path for path in (place, *place.parents) if not path.exists()]
         place.mkdir(parents=True, exist_ok=True)
-        return None, place, made
+        return home, place, made
     except OSError as error:
         raise no_room("the folder for temporary files" if folder is None else folder, error) from error
 

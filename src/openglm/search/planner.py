@@ -24,8 +24,8 @@ ETA = 3
 SHARES = (0.06, 0.25, 0.25)
 """Of the time limit, what a training at each effort takes."""
 LEAST_STEPS = 20
-REPAIRED = 0.3
-"""Of a loss, what training is thought to leave, until it is known."""
+REPAIRED = (0.2, 0.6, 0.8)
+"""Of a loss, what the training at each effort is thought to leave, until it is known."""
 WORTH = 1.05
 """How much faster a candidate has to be than the best that was accepted, to be trained."""
 TRIES = 20
@@ -63,6 +63,8 @@ class Planner:
     max_drop: float
     time_limit_s: float
     can_train: bool
+    training: Distil = field(default_factory=Distil)
+    """What a training is like, but for its steps."""
     begun: set[str] = field(default_factory=set)
     """What has been tried or is under way, as `key` gives it."""
 
@@ -106,6 +108,10 @@ class Planner:
                 for count in self.space.choices["spared"][1:]:
                     yield item.params | {"spared": count}
 
+    def fixed(self, done: Sequence[Done]) -> Params:
+        """What the sampler is not asked: quantization is settled before structures are cut."""
+        return {"quantization": self._best_scheme(done), "spared": 0}
+
     def _best_scheme(self, done: Sequence[Done]) -> str:
         """The quantization that is fastest of those accepted on the unchanged structure."""
         plain = [item for item in done if not self.space.changes_module(item.params) and item.trial.accepted]
@@ -129,31 +135,42 @@ class Planner:
             urgent = left_s < (SHARES[effort] + SHARES[max(effort - 1, 0)]) * self.time_limit_s
             steps = _steps(best, done, seconds)
             if (urgent or at_effort >= ETA * (gone_on + 1) or effort == len(SHARES) - 1) and steps:
-                return Plan(best.params, effort + 1, (*best.steps, Distil(steps=steps, seed=effort)))
+                return Plan(best.params, effort + 1, (*best.steps, self._training(steps, effort)))
         return None
 
+    def _training(self, steps: int, effort: int) -> Distil:
+        return self.training.model_copy(update={"steps": steps, "seed": effort})
+
     def _promising(self, item: Done, done: Sequence[Done]) -> bool:
-        """Whether training could make it the best: faster or smaller than what is accepted, loss apart."""
+        """Whether training could make it the best: faster than what is accepted, loss apart."""
         candidate = item.trial.candidate
         if key(item.params, item.effort + 1) in self.begun or candidate.loss is None or item.trial.accepted:
             return False
-        accepted = [other.trial.candidate for other in done if other.trial.accepted]
-        return (
-            all(
-                (candidate.speedup or 0) >= WORTH * (other.speedup or 0)
-                or (candidate.size_bytes or 0) * WORTH <= (other.size_bytes or 0)
-                for other in accepted
-            )
-            and (candidate.speedup or 0) > 1.0
+        fastest = max(
+            (other.trial.candidate.speedup or 0 for other in done if other.trial.accepted), default=1.0
         )
+        return (candidate.speedup or 0) >= WORTH * max(fastest, 1.0)
 
     def _value(self, item: Done, done: Sequence[Done]) -> float:
         """How much is to be hoped for: its speed, less where its loss is thought to stay too high."""
         candidate = item.trial.candidate
         assert candidate.loss is not None
-        expected = max(candidate.loss, 0.0) * repaired(done) ** (len(SHARES) - 1 - item.effort)
+        expected = max(candidate.loss, 0.0)
+        for effort in range(item.effort, len(SHARES)):
+            expected *= repaired(done, effort)
         over = max(0.0, expected - self.max_drop) / (self.max_drop + 0.005)
         return (candidate.speedup or 0.0) / (1 + over)
+
+
+def _outdoes(item: Done, done: Sequence[Done]) -> bool:
+    """Whether a trial is faster or smaller, by what matters, than each that was accepted."""
+    candidate = item.trial.candidate
+    accepted = [other.trial.candidate for other in done if other.trial.accepted]
+    return all(
+        (candidate.speedup or 0) >= WORTH * (other.speedup or 0)
+        or (candidate.size_bytes or 0) * WORTH <= (other.size_bytes or 0)
+        for other in accepted
+    )
 
 
 def _steps(item: Done, done: Sequence[Done], seconds: float) -> int:
@@ -168,18 +185,18 @@ def _steps(item: Done, done: Sequence[Done], seconds: float) -> int:
     return int(steps // unit * unit)
 
 
-def repaired(done: Sequence[Done]) -> float:
-    """What a training leaves of a loss: the median of what trainings so far left."""
+def repaired(done: Sequence[Done], effort: int) -> float:
+    """What a training of trials at an effort leaves of a loss: the median of what such left so far."""
     by_key = {key(item.params, item.effort): item for item in done}
     shares = []
     for item in done:
-        before = by_key.get(key(item.params, item.effort - 1)) if item.effort else None
+        before = by_key.get(key(item.params, effort)) if item.effort == effort + 1 else None
         if before is None:
             continue
         old, new = before.trial.candidate.loss, item.trial.candidate.loss
         if old is not None and new is not None and old > 0:
             shares.append(min(1.0, max(new, 0.0) / old))
-    return statistics.median([*shares, REPAIRED])
+    return statistics.median([*shares, REPAIRED[effort]])
 
 
 def key(params: Params, effort: int) -> str:

@@ -63,13 +63,7 @@ class Result:
     @property
     def front(self) -> list[Solution]:
         """The accepted trials that no other beats in latency, size and quality at once."""
-        accepted = [trial for trial in self.trials if trial.accepted]
-        costs = {id(trial): _costs(trial) for trial in accepted}
-        return [
-            Solution(self, trial)
-            for trial in accepted
-            if not any(_dominates(costs[id(other)], costs[id(trial)]) for other in accepted)
-        ]
+        return [Solution(self, trial) for trial in front(self.trials)]
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -122,7 +116,7 @@ def choose(trials: Sequence[Trial]) -> Trial:
     least. Among these the fastest, of those equally fast the smallest, and of those equally small
     the one that loses least.
     """
-    accepted = [trial for trial in trials if trial.accepted]
+    accepted = [trial for trial in trials if trial.available]
     pool = [trial for trial in accepted if trial.candidate.fits]
     if not pool:
         misses = {id(trial): _miss(trial) for trial in accepted}
@@ -132,6 +126,17 @@ def choose(trials: Sequence[Trial]) -> Trial:
     smallest = min(trial.candidate.size_bytes or 0 for trial in pool)
     pool = [trial for trial in pool if (trial.candidate.size_bytes or 0) <= smallest * SAME_SIZE]
     return min(pool, key=_loss)
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that may be chosen and that no other beats in latency, size and quality at once."""
+    accepted = [trial for trial in trials if trial.available]
+    costs = {id(trial): _costs(trial) for trial in accepted}
+    return [
+        trial
+        for trial in accepted
+        if not any(_dominates(costs[id(other)], costs[id(trial)]) for other in accepted)
+    ]
 
 
 def _miss(trial: Trial) -> float:

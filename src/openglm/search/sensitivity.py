@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from openglm.errors import OpenGLMError
 from openglm.hashing import sha256
 from openglm.metrics.fidelity import metric as fidelity
 from openglm.metrics.metric import Evaluation
+from openglm.model.analysis.grouping import group
 from openglm.model.analysis.naming import module_of
 from openglm.model.analysis.statistics import analyse
 from openglm.model.sources import onnx_file
@@ -41,8 +43,8 @@ from openglm.search.space import schemes
 
 SAMPLES = 32
 CALIBRATION = 16
-MOST = 24
-"""Parts at most, those with the most work."""
+MOST = 12
+"""Parts at most of a model without blocks, those with the most work."""
 REVISION = 1
 """Raised whenever the same model and samples would give other costs."""
 
@@ -60,6 +62,8 @@ class Part:
     """The paths of its layers."""
     cuts: tuple[tuple[str, Callable[[], ModulePass]], ...] = ()
     """What can be cut of it: in words, and the pass."""
+    is_whole: bool = False
+    """Whether other parts lie inside of it."""
 
 
 def sensitivity(
@@ -105,14 +109,12 @@ def _tasks(bench: Bench, batches: list[Batch]) -> Iterator[tuple[Part, str, Call
     statistics = analyse(bench.model.graph, bench.dims)
     scheme = next(iter(schemes(statistics).values()))
     if "skip" in type(scheme).model_fields:
+        paths = sorted({path for node in bench.model.graph.graph.all_nodes() if (path := module_of(node))})
         for part in every:
-            others = [name for other in every if other is not part for name in other.modules]
-            rest = sorted({path for node in bench.model.graph.graph.all_nodes() if (path := module_of(node))})
-            outside = [path for path in rest if not _within(path, part.modules)]
-            alone = scheme.model_copy(
-                update={"skip": tuple(dict.fromkeys([*others, *outside])), "embeddings": False}
-            )
-            yield part, "int8", partial(_quantized, bench, alone, batches)
+            outside = tuple(path for path in paths if not _within(path, part.modules))
+            alone = scheme.model_copy(update={"skip": outside, "embeddings": False})
+            if not part.is_whole:
+                yield part, "int8", partial(_quantized, bench, alone, batches)
     for part in every:
         for words, make in part.cuts:
             yield part, words, partial(_cut, bench, make, batches)
@@ -124,16 +126,24 @@ def _within(path: str, modules: Sequence[str]) -> bool:
 
 
 def parts(bench: Bench) -> list[Part]:
-    """The parts of a model: attention and feed-forward of each block, else its layers with the most work."""
-    found = list(_blocks(bench)) if bench.model.trainable is not None else []
-    if found:
-        return found[: 2 * MOST]
+    """The parts of a model: attention and feed-forward of each block, else modules by the work they have.
+
+    Where nothing is to be cut, the module is not looked at, which takes torch: the graph is enough.
+    """
     layers = [layer for layer in analyse(bench.model.graph, bench.dims).layers if layer.macs]
+    if not _may_cut(bench):
+        return [Part(name, (name,)) for name, members in group(layers, MOST) if name != members[0].node]
+    if found := list(_blocks(bench)):
+        return found
     work: dict[str, int] = {}
     for layer in layers:
         work[layer.name] = work.get(layer.name, 0) + layer.macs
     heaviest = set(sorted(work, key=lambda name: -work[name])[:MOST])
     return [Part(name, (name,), tuple(_layer_cuts(bench, name))) for name in work if name in heaviest]
+
+
+def _may_cut(bench: Bench) -> bool:
+    return bench.model.trainable is not None and bench.training is not None
 
 
 def _blocks(bench: Bench) -> Iterator[Part]:
@@ -167,12 +177,10 @@ def _blocks(bench: Bench) -> Iterator[Part]:
                 ),
             )
         if whole:
-            yield Part(block.name, (block.name,), whole)
+            yield Part(block.name, (block.name,), whole, is_whole=True)
 
 
 def _layer_cuts(bench: Bench, name: str) -> Iterator[tuple[str, Callable[[], ModulePass]]]:
-    if bench.model.trainable is None:
-        return
     from torch import nn
 
     from openglm.passes.channels import ChannelPruning
@@ -190,14 +198,11 @@ def _quantized(bench: Bench, scheme: GraphPass, batches: list[Batch]) -> Outputs
 
 
 def _run(bench: Bench, graph: ir.Model, batches: list[Batch]) -> Outputs:
-    path = bench.folder / "sensitivity.onnx"
-    try:
+    with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
+        path = Path(folder) / "part.onnx"
         onnx_file.write(graph, path)
         runner = Runner(path, threads=bench.setup.threads)
         return _stacked(runner.run(batch) for batch in batches)
-    finally:
-        for file in bench.folder.glob(f"{path.name}*"):
-            file.unlink(missing_ok=True)
 
 
 def _cut(bench: Bench, make: Callable[[], ModulePass], batches: list[Batch]) -> Outputs | None:
@@ -244,7 +249,7 @@ def _cache(bench: Bench, batches: list[Batch]) -> Path:
     from platformdirs import user_cache_path
 
     digest = hashlib.sha256(f"{REVISION} {version('openglm')} {sha256(bench.original)}".encode())
-    digest.update(str(bench.model.trainable is not None).encode())
+    digest.update(str(_may_cut(bench)).encode())
     for batch in batches:
         for name, array in sorted(batch.items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())

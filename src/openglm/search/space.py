@@ -114,17 +114,21 @@ class Space:
 
     def first(self, quantization: str) -> Iterator[Params]:
         """Sets of choices to begin with on a model's structure, the most promising first."""
+        kept = {"quantization": quantization}
+        if "neurons" in self.choices:  # what repair alone makes good
+            yield self.untouched(**kept, neurons=0.5)
         if "layers" in self.choices:
             most = self.choices["layers"][0]
-            half, third = max(1, round(most / 2)), max(1, round(most / 3))
-            yield self.untouched(quantization=quantization, layers=half)
+            fewer, half, third = (max(1, round(most * share)) for share in (2 / 3, 1 / 2, 1 / 3))
             if "neurons" in self.choices:
-                yield self.untouched(quantization=quantization, layers=half, neurons=0.5)
-            yield self.untouched(quantization=quantization, layers=third)
-            yield self.untouched(quantization=quantization, layers=max(1, round(most * 2 / 3)))
+                yield self.untouched(**kept, layers=fewer, neurons=0.5)
+            yield self.untouched(**kept, layers=half)
+            if "neurons" in self.choices:
+                yield self.untouched(**kept, layers=half, neurons=0.5)
+            yield self.untouched(**kept, layers=third)
         if "channels" in self.choices:
             for share in (0.5, 0.75, 0.35):
-                yield self.untouched(quantization=quantization, channels=share)
+                yield self.untouched(**kept, channels=share)
 
 
 _SHARED: tuple[tuple[str, Any], ...] = (

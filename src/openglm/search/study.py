@@ -124,10 +124,14 @@ class Study:
             self._enqueue(params, effort)
             return self._ask()
 
-    def propose(self) -> Asked:
-        """Begin a trial of what was interrupted, or else of parameters that the sampler finds promising."""
+    def resume(self) -> Asked:
+        """Begin a trial anew that was interrupted."""
         with self._safely():
             return self._ask()
+
+    def propose(self, fixed: Params) -> Asked:
+        """Begin a trial of what the sampler finds promising, some parameters being given."""
+        return self.plan(fixed, 0)
 
     @property
     def interrupted(self) -> bool:

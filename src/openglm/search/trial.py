@@ -48,11 +48,18 @@ class Trial:
     """Its own, where it is not the original's."""
     pace: float | None = None
     """Seconds that a step of training takes, where that was found out."""
+    gone: bool = False
+    """Whether its model was accepted and has been dropped since."""
 
     @property
     def accepted(self) -> bool:
-        """Whether it may be chosen."""
+        """Whether it pays."""
         return self.candidate.outcome in ("accepted", "chosen")
+
+    @property
+    def available(self) -> bool:
+        """Whether it may be chosen: it pays, and its model is there."""
+        return self.accepted and not self.gone
 
     def chosen(self) -> Trial:
         """The same, as the one that was chosen."""
@@ -260,17 +267,16 @@ def store(trial: Trial) -> str:
 
 
 def restore(text: str, folder: Path, bench: Bench) -> Trial:
-    """A trial that `store` wrote, with its files in `folder`; refused where its model is gone."""
+    """A trial that `store` wrote, with its files in `folder`."""
     content = json.loads(text)
     candidate = Candidate.model_validate(content["candidate"])
     recipe = parse(candidate.recipe)
     verdict = verdicts.Verdict.model_validate(content["verdict"]) if content["verdict"] else None
     path = folder / MODEL_FILE if recipe else bench.original
     processor = None
-    if candidate.outcome == "accepted" and not path.is_file():
-        reason = "It was accepted, and its model's file is gone from the search's folder."
-        candidate = candidate.model_copy(update={"outcome": "refused", "reason": reason})
+    there = path.is_file()
     settings = folder / PROCESSOR_FILE
-    if candidate.outcome == "accepted" and settings.is_file():
+    if there and settings.is_file():
         processor = from_settings(json.loads(settings.read_text(encoding="utf-8")), folder)
-    return Trial(candidate, recipe, path if path.is_file() else None, verdict, processor, content["pace"])
+    gone = candidate.outcome == "accepted" and not there
+    return Trial(candidate, recipe, path if there else None, verdict, processor, content["pace"], gone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,13 +57,13 @@ class Crew(Protocol):
         ...
 
 
-def crew_of(bench: Bench, folder: Path, workers: int, ray: str | None) -> Crew:
+def crew_of(bench: Bench, workers: int, ray: str | None) -> Crew:
     """The crew that was asked for."""
     if ray is not None:
         from openglm.search.cluster import Cluster
 
         return Cluster(bench, ray)
-    return Alone(bench) if workers == 1 else Processes(portable(bench.setup), folder, workers)
+    return Alone(bench) if workers == 1 else Processes(portable(bench.setup), bench.folder, workers)
 
 
 class Alone:
@@ -204,17 +205,16 @@ def _work(pipe: Connection, setup: Setup, folder: Path, share: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that was started
     limit_threads(share)
     try:
-        own = folder / "workers" / str(multiprocessing.current_process().pid)
-        own.mkdir(parents=True, exist_ok=True)
-        bench = setup.bench(own)
-        bench.folder = folder
-        bench.alone = lambda: FileLock(folder / "measuring.lock")
-        crew = Alone(bench)
-        while True:
-            job = pipe.recv()
-            crew.submit(job)
-            _, content = crew.wait(lambda text, done: pipe.send(("tick", text, done)))
-            pipe.send(("done", content, 1.0))
+        with tempfile.TemporaryDirectory(prefix="openglm-") as own:
+            bench = setup.bench(Path(own))
+            bench.folder = folder
+            bench.alone = lambda: FileLock(folder / "measuring.lock")
+            crew = Alone(bench)
+            while True:
+                job = pipe.recv()
+                crew.submit(job)
+                _, content = crew.wait(lambda text, done: pipe.send(("tick", text, done)))
+                pipe.send(("done", content, 1.0))
     except (EOFError, BrokenPipeError):
         return
     except (OpenGLMError, OSError) as error:

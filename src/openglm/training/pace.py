@@ -20,7 +20,7 @@ STEPS = 4
 
 def seconds_per_step(model: Model, dataset: Dataset, size: int = 32) -> float:
     """Seconds that forward and backward of a batch take: the median of a few, on the device that trains."""
-    samples = Samples(model, dataset, limit=ROWS)
+    samples = Samples(model, dataset, limit=ROWS, labels=False)
     place = device()
     module = copy.deepcopy(model.module).train().to(place)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)

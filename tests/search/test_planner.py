@@ -1,0 +1,170 @@
+"""What a search tries next: quantization first, cheap before dear, training only where it can pay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openglm.bundle.manifest import Candidate
+from openglm.passes.distil import Distil
+from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
+from openglm.passes.fp16 import Half
+from openglm.passes.layers import LayerPruning
+from openglm.search.planner import ETA, REPAIRED, SHARES, Done, Plan, Planner, key, repaired
+from openglm.search.space import FLOAT, Space
+from openglm.search.trial import Trial
+
+SCHEMES = {"dynamic_wi8_ai8": DynamicInt8(), "fp16": Half()}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "quantization": (FLOAT, *SCHEMES),
+    "spared": (0, 1, 2, 4),
+    "layers": (6, 4, 3, 2),
+    "neurons": (1.0, 0.5),
+}
+SPACE = Space(SCHEMES, CHOICES)
+
+
+def done(planner: Planner, plan: Plan, speedup: float, loss: float, **more: Any) -> Done:
+    """A trial that is over, and noted by the planner."""
+    planner.begin(plan.params, plan.effort)
+    recipe = planner.space.recipe(plan.params, plan.training)
+    candidate = Candidate(
+        code="made up",
+        recipe=(),
+        outcome="accepted" if loss <= planner.max_drop else "refused",
+        reason="Made up.",
+        speedup=speedup,
+        loss=loss,
+        size_bytes=int(1e6 / speedup),
+        effort=plan.effort,
+    )
+    return Done(plan.params, plan.effort, Trial(candidate, recipe, **more))
+
+
+def planner(can_train: bool = True, space: Space = SPACE) -> Planner:
+    return Planner(space, max_drop=0.01, time_limit_s=1000.0, can_train=can_train)
+
+
+def schemes_done(found: Planner) -> list[Done]:
+    history: list[Done] = []
+    for speedup in (2.5, 1.1, 1.0):
+        plan = found.next(history, 900.0)
+        assert plan is not None
+        history.append(done(found, plan, speedup, 0.001))
+    return history
+
+
+def test_quantization_comes_first_then_known_structures() -> None:
+    found = planner()
+    history = schemes_done(found)
+    tried = [item.params["quantization"] for item in history]
+    assert tried == ["dynamic_wi8_ai8", FLOAT, "fp16"]
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    assert plan.effort == 0
+    assert plan.params["neurons"] == 0.5
+    assert plan.params["quantization"] == "dynamic_wi8_ai8", "the fastest that was accepted"
+
+
+def test_a_space_without_structure_ends_with_its_schemes() -> None:
+    found = planner(space=Space(SCHEMES, {"quantization": (FLOAT, *SCHEMES), "spared": (0, 1)}))
+    history = schemes_done(found)
+    assert found.next(history, 900.0) is None
+
+
+def structures_done(found: Planner, history: list[Done], losses: list[float]) -> None:
+    """Untrained structures, ever faster."""
+    for number, loss in enumerate(losses):
+        plan = found.next(history, 900.0)
+        assert plan is not None
+        assert plan.effort == 0
+        history.append(done(found, plan, 3.0 + number, loss, pace=0.1))
+
+
+def test_of_every_few_the_most_promising_is_trained() -> None:
+    found = planner()
+    history = schemes_done(found)
+    structures_done(found, history, [0.3, 0.02, 0.4][:ETA])
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    assert plan.effort == 1
+    assert plan.params == history[-2].params, "a little slower than the last, with far less to repair"
+    assert plan.training == (Distil(steps=int(SHARES[0] * 1000 / 0.1)),)
+    history.append(done(found, plan, 4.0, 0.015))
+    assert key(plan.params, 1) in found.begun
+    following = found.next(history, 900.0)
+    assert following is not None
+    assert (following.params, following.effort) != (plan.params, 1)
+
+
+def test_training_goes_on_from_where_it_was() -> None:
+    found = planner()
+    history = schemes_done(found)
+    structures_done(found, history, [0.3, 0.02, 0.4])
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    history.append(done(found, plan, 4.0, 0.015))
+    # So little time is left that the one that was trained goes on now, or never.
+    further = found.next(history, 260.0)
+    assert further is not None
+    assert further.effort == 2
+    assert further.training[:1] == plan.training
+    assert further.training[1].steps == 2500
+    recipe = found.space.recipe(further.params, further.training)
+    assert isinstance(recipe[0], LayerPruning)
+    assert tuple(step for step in recipe if isinstance(step, Distil)) == further.training
+
+
+def test_what_is_no_faster_than_what_is_had_is_not_trained() -> None:
+    found = planner()
+    history = schemes_done(found)
+    history.append(done(found, Plan(SPACE.untouched(layers=2), 0), 9.0, 0.001, pace=0.1))
+    structures_done(found, history, [0.1, 0.1, 0.1])
+    plan = found.next(history, 900.0)
+    assert plan is None or plan.effort == 0
+
+
+def test_without_training_data_nothing_is_trained() -> None:
+    found = planner(can_train=False)
+    history = schemes_done(found)
+    while (plan := found.next(history, 900.0)) is not None:
+        assert plan.effort == 0
+        history.append(done(found, plan, 4.0, 0.02, pace=0.1))
+
+
+def test_no_time_for_training() -> None:
+    found = planner()
+    history = schemes_done(found)
+    structures_done(found, history, [0.3, 0.02, 0.4])
+    plan = found.next(history, 1.0)
+    assert plan is None or plan.effort == 0
+
+
+def test_sensitive_parts_are_spared_where_a_scheme_loses_a_little_too_much() -> None:
+    found = planner(space=SPACE.sparing((("a.query", "a.key"), ("b.dense",))))
+    first = found.next([], 900.0)
+    assert first is not None
+    history = [done(found, first, 2.5, 0.03)]
+    for _ in range(2):
+        plan = found.next(history, 900.0)
+        assert plan is not None
+        history.append(done(found, plan, 1.0, 0.0))
+    mixed = found.next(history, 900.0)
+    assert mixed is not None
+    assert mixed.params["spared"] == 1
+    scheme = found.space.recipe(mixed.params)[-1]
+    assert isinstance(scheme, DynamicInt8)
+    assert scheme.skip == ("a.query", "a.key")
+
+
+def test_what_training_leaves_is_learnt() -> None:
+    found = planner()
+    assert [repaired([], effort) for effort in range(len(SHARES))] == sorted(REPAIRED)
+    history = []
+    for number, left in enumerate((0.1, 0.2, 0.1)):
+        params = SPACE.untouched(layers=3, neurons=(1.0, 0.5)[number % 2], spared=number)
+        history.append(done(found, Plan(params, 0), 3.0, 0.5))
+        history.append(done(found, Plan(params, 1), 3.0, 0.5 * left))
+    assert repaired(history, 0) == pytest.approx(0.15)
+    assert repaired(history, 1) == REPAIRED[1]
