@@ -65,17 +65,20 @@ def test_a_recipe_rebuilds_the_same_model(bert_folder: Path, sentences: Path, tm
 def test_a_pruned_vocabulary_comes_with_its_tokenizer(
     bert_folder: Path, sentences: Path, tmp_path: Path
 ) -> None:
-    result = search(bert_folder, sentences, max_drop=1.0, recipe=(VocabularyPruning(), Fuse()))
+    recipe = (VocabularyPruning(minimum=10_000), Fuse())
+    result = search(bert_folder, sentences, max_drop=1.0, recipe=recipe, folder=tmp_path / "study")
     trial = result.trials[1]
-    assert trial.processor is not None
-    solution = next(item for item in [*result.front, result.best] if item.trial.recipe)
-    with openglm.load(solution.save(tmp_path / "made")) as session:
-        assert session.verify() <= 1e-3
-        found = session.run(text="the cat sat on a mat")["sentence_embedding"]
-    with openglm.load(result.best.save(tmp_path / "other")) as session:
-        assert session.run(text="the cat sat on a mat")["sentence_embedding"] == pytest.approx(
-            found, abs=1e-5
-        )
+    assert trial.processor is not None, trial.candidate.notes
+    again = search(bert_folder, sentences, max_drop=1.0, recipe=recipe, folder=tmp_path / "study")
+    for found in (result, again):
+        solution = next(item for item in found.front if item.trial.recipe)
+        with openglm.load(solution.save(tmp_path / "made")) as session:
+            assert session.verify() <= 1e-3
+            assert session.processor is not None
+            ids = session.processor([{"text": "the cat sat on a mat"}])["input_ids"]
+            original = result.bench.model.processor([{"text": "the cat sat on a mat"}])["input_ids"]
+            assert ids.shape[1] > original.shape[1], "words that went are read in pieces"
+            assert session.run(text="the cat sat on a mat")["sentence_embedding"].shape == (1, 64)
 
 
 def test_structures_are_cut_and_trained(bert_folder: Path, sentences: Path, tmp_path: Path) -> None:
