@@ -131,7 +131,9 @@ def test_spearman(bert_folder: Path, tmp_path: Path, quick: None) -> None:
     lines = ["text\ttext_pair\tlabel"]
     lines += [f"the {word}\tthe {words[index // 2]}\t{index}" for index, word in enumerate(words)]
     (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
-    result = optimize(bert_folder, data=tmp_path / "pairs.tsv", metric="spearman", max_drop=0.5)
+    result = optimize(
+        bert_folder, data=tmp_path / "pairs.tsv", metric="spearman", max_drop=0.5, time_limit_s=3.0
+    )
     assert result.bench.baseline.metric == "spearman"
     assert result.bench.baseline.samples == 4
     assert -1 <= result.bench.baseline.value <= 1

@@ -7,6 +7,7 @@ whatever machine has room.
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,14 @@ class Cluster:
         self._joined = not ray.is_initialized()
         try:
             if self._joined:
+                _reach(address)
                 ray.init(
                     address=address,
                     include_dashboard=False if address == LOCAL else None,
                     log_to_driver=False,
                     logging_level=_ERROR,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"There is no Ray cluster at {address} ({str(error).splitlines()[0][:150]}).",
                 "Start one with `ray start --head`, or give --ray local.",
@@ -91,6 +93,13 @@ class Cluster:
         self._running.clear()
         if self._joined:
             self._ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise `OSError` where nothing listens at host:port, which Ray itself would wait minutes for."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def evaluate(setup: Setup, job: Job) -> tuple[str, dict[str, bytes]]:
