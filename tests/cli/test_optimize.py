@@ -17,7 +17,8 @@ from openglm.search import hunt, space
 
 DEVICE = "cortex-a53-2gb"
 KEYS = {
-    "bundle", "model", "device", "fits", "stopped", "full", "elapsed_s", "spent", "limits", "advice", "chosen", "speedup", "size_bytes",
+    "bundle", "model", "device", "fits", "stopped", "full", "elapsed_s", "spent",
+    "limits", "advice", "chosen", "speedup", "size_bytes",
     "original_bytes", "quality", "data", "candidates",
 }  # fmt: skip
 
