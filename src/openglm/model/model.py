@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,14 @@ class Model:
             processor=processor or self.processor,
             trainable=Trainable(lambda: module, export),
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of a classifier's outputs in order, where its configuration states them."""
+        names = self.config.get("id2label")
+        if not isinstance(names, Mapping):
+            return None
+        return tuple(str(names[key]) for key in sorted(names, key=int))
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

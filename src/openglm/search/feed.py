@@ -160,7 +160,7 @@ class Feed:
     def evaluation(self, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]) -> Evaluation:
         """What a metric judges."""
         classes = self._classes
-        named = _class_names(self._model)
+        named = self._model.class_names
         if named is not None and classes is not None and set(named) == set(classes):
             # A folder's classes are numbered in the order of their names, a model's in its own.
             labels = [classes[int(label)] for label in labels]
@@ -172,11 +172,3 @@ class Feed:
             pairs=self._pairs,
             classes=named or classes,
         )
-
-
-def _class_names(model: Model) -> tuple[str, ...] | None:
-    """The names of a classifier's outputs in order, where its configuration states them."""
-    names = model.config.get("id2label")
-    if not isinstance(names, Mapping):
-        return None
-    return tuple(str(names[key]) for key in sorted(names, key=int))

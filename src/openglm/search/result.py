@@ -11,6 +11,7 @@ from typing import Any
 from openglm.bundle.manifest import Candidate, Sensitivity
 from openglm.bundle.store import writing
 from openglm.device.fit import Verdict
+from openglm.report.front import front as on_front
 from openglm.search.bench import Bench
 from openglm.search.clock import KINDS
 from openglm.search.package import package
@@ -130,13 +131,8 @@ def choose(trials: Sequence[Trial]) -> Trial:
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that may be chosen and that no other beats in latency, size and quality at once."""
-    accepted = [trial for trial in trials if trial.available]
-    costs = {id(trial): _costs(trial) for trial in accepted}
-    return [
-        trial
-        for trial in accepted
-        if not any(_dominates(costs[id(other)], costs[id(trial)]) for other in accepted)
-    ]
+    available = [trial for trial in trials if trial.available]
+    return [available[place] for place in sorted(on_front([trial.candidate for trial in available]))]
 
 
 def _miss(trial: Trial) -> float:
@@ -153,12 +149,3 @@ def _loss(trial: Trial) -> float:
     if quality is None:
         return float("inf")
     return -quality.value if quality.higher_is_better else quality.value
-
-
-def _costs(trial: Trial) -> tuple[float, float, float]:
-    candidate = trial.candidate
-    return 1 / (candidate.speedup or 1e-9), float(candidate.size_bytes or 0), _loss(trial)
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other

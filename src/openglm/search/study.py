@@ -86,7 +86,6 @@ class Study:
                 ),
             )
             self._check(fingerprint)
-            self.resumed = bool(self._study.get_trials(deepcopy=False))
             for trial in self._study.get_trials(deepcopy=False):
                 if trial.state == optuna.trial.TrialState.RUNNING:
                     self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

@@ -263,7 +263,7 @@ def _labels(model: Model, dataset: Dataset, found: list[Any], width: int) -> tor
                 "Give numbers, or a model with an output for each class.",
             )
         return torch.tensor(found, dtype=torch.float32)
-    named = class_names(model)
+    named = model.class_names
     classes = dataset.classes
     if named is not None and classes is not None and set(named) == set(classes):
         # A folder's classes are numbered in the order of their names, a model's in its own.
@@ -289,11 +289,3 @@ def _labels(model: Model, dataset: Dataset, found: list[Any], width: int) -> tor
             "Give data of several classes, or learn from the teacher alone (alpha=1).",
         )
     return torch.tensor([int(label) for label in found])
-
-
-def class_names(model: Model) -> tuple[str, ...] | None:
-    """The names of a classifier's outputs in order, where its configuration states them."""
-    names = model.config.get("id2label")
-    if not isinstance(names, Mapping):
-        return None
-    return tuple(str(names[key]) for key in sorted(names, key=int))
