@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from openglm.errors import InputError, nearest
+from openglm import named
+from openglm.errors import InputError
 from openglm.metrics.metric import Evaluation, Score
 
 
@@ -66,25 +64,13 @@ class Custom:
 
 def load(name: str) -> Custom:
     """The metric that "module:function" names; raises `InputError` where it cannot be imported."""
-    module_name, _, function_name = name.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
     try:
-        # A file written since Python last looked into the folder is otherwise not seen.
-        importlib.invalidate_caches()
-        module = importlib.import_module(module_name)
+        with named.importing(name) as module:
+            pass
     except Exception as error:  # a user's module may raise anything when it is run
         raise InputError(
-            f"The metric's module '{module_name}' cannot be imported: {type(error).__name__}: {error}.",
-            f"Give module:function, with module.py in {folder} or installed.",
+            f"The metric's module '{name.partition(':')[0]}' cannot be imported: "
+            f"{type(error).__name__}: {error}.",
+            named.advice(),
         ) from error
-    finally:
-        sys.path.remove(folder)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)]
-        raise InputError(
-            f"{module.__file__ or module_name} has no function '{function_name}'.",
-            nearest(function_name, functions) if functions else "It defines none.",
-        )
-    return Custom(name, function)
+    return Custom(name, named.function(module, name))

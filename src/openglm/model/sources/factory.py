@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openglm.errors import InputError, nearest
+from openglm import named
+from openglm.errors import InputError
 from openglm.model.model import Model
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -25,29 +24,15 @@ def load(source: str) -> Model:
 
     Asking for it runs the user's code. Raises `InputError` where that fails or gives something else.
     """
-    module_name, _, function_name = source.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
     try:
-        importlib.invalidate_caches()
-        module = importlib.import_module(module_name)
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            functions = [key for key, value in vars(module).items() if callable(value)]
-            raise InputError(
-                f"{module.__file__ or module_name} has no function '{function_name}'.",
-                nearest(function_name, functions) if functions else "It defines none.",
-            )
-        made = function()
+        with named.importing(source) as module:
+            made = named.function(module, source)()
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything
         raise InputError(
-            f"{source} cannot be made: {type(error).__name__}: {error}.",
-            f"Give module:function, with module.py in {folder} or installed.",
+            f"{source} cannot be made: {type(error).__name__}: {error}.", named.advice()
         ) from error
-    finally:
-        sys.path.remove(folder)
     model = _model(source, made)
     model.source = source
     return model
