@@ -17,15 +17,16 @@ from PIL import Image
 from torch.nn import functional
 
 from nets import MobileNetV2, ResNet20
+from openglm.training.loop import resolve
 
 SIZE = 224
 SEED = 20
 Stage = tuple[int, int, int, float]
 """Side of the pictures, how many are shown, batch, highest learning rate."""
 STAGES: tuple[Stage, ...] = ((64, 90_000, 64, 3e-3), (128, 12_000, 64, 6e-4), (SIZE, 10_000, 32, 8e-4))
-SMALL: tuple[Stage, ...] = ((96, 30_000, 64, 8e-4),)
-"""After `STAGES`, for a size at which a search can train."""
-RESNET: tuple[Stage, ...] = ((32, 400_000, 128, 4e-3),)
+SMALL: tuple[Stage, ...] = ((64, 120_000, 64, 3e-3),)
+"""For a size at which a search can train."""
+RESNET: tuple[Stage, ...] = ((32, 300_000, 128, 4e-3),)
 
 
 def images(data: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,18 +59,12 @@ def trained(
     weights: Path,
     kind: type[MobileNetV2 | ResNet20] = MobileNetV2,
     stages: tuple[Stage, ...] = STAGES,
-    start: Path | None = None,
 ) -> MobileNetV2 | ResNet20:
-    """A network with the weights in a file, which is made by training where it is not there.
-
-    Training starts from the weights in `start`, where they are given.
-    """
+    """A network with the weights in a file, which is made by training where it is not there."""
     net = kind(classes=10)
     if not weights.is_file():
         torch.manual_seed(SEED)
         net = kind(classes=10)
-        if start is not None:
-            net.load_state_dict(torch.load(start, weights_only=True))
         train(net, *images(data, "train"), stages)
         torch.save(net.state_dict(), weights)
     net.load_state_dict(torch.load(weights, weights_only=True))
@@ -90,7 +85,7 @@ def train(
         for step in range(steps):
             picked = order[step * batch : (step + 1) * batch]
             x = enlarge(_varied(pictures[picked]), size).to(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=resolve("auto") == "bf16"):
                 logits = net(x)
             loss = functional.cross_entropy(logits.float(), labels[picked], label_smoothing=0.05)
             optimizer.zero_grad()

@@ -295,6 +295,7 @@ def options(description: str, parts: Sequence[str], needed: Sequence[str]) -> ar
     parser.add_argument("--only", choices=tuple(parts), help="one part of it")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--time", type=float, default=1140, help="seconds for each of our searches")
+    parser.add_argument("--prepare", action="store_true", help="only train networks and make peers' models")
     parser.add_argument("--fresh", action="store_true", help="search anew")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")

@@ -49,17 +49,15 @@ class Kind:
     """Side of the pictures."""
     weights: str
     stages: tuple[cifar.Stage, ...]
-    start: str | None
     retrained: cifar.Stage
 
 
 KINDS = {
     "resnet20": Kind(
-        "ResNet-20", ResNet20, 32, "resnet20.pt", cifar.RESNET, None, (32, 200_000, 128, 2e-3)
+        "ResNet-20", ResNet20, 32, "resnet20.pt", cifar.RESNET, (32, 150_000, 128, 2e-3)
     ),
     "mobilenetv2": Kind(
-        "MobileNetV2", MobileNetV2, 96, "mobilenetv2-96.pt", cifar.SMALL, "mobilenetv2-cifar10.pt",
-        (96, 40_000, 64, 8e-4),
+        "MobileNetV2", MobileNetV2, 64, "mobilenetv2-64.pt", cifar.SMALL, (64, 60_000, 64, 1e-3)
     ),
 }  # fmt: skip
 
@@ -77,6 +75,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         part = _Part(KINDS[name], given.data, folder)
         entrants = [Entrant("fp32", "fp32", part.fp32), *part.peers()]
+        if given.prepare:
+            continue
         searches = [
             compress.searched(
                 part.model(), folder / f"openglm-{drop:g}", fresh=given.fresh, seconds=given.time,
@@ -97,10 +97,7 @@ class _Part:
 
     def __init__(self, kind: Kind, data: Path, folder: Path) -> None:
         self.kind, self.folder = kind, folder
-        if kind.start is not None:
-            cifar.trained(data, compress.FOLDER / kind.start, kind.net)
-        start = None if kind.start is None else compress.FOLDER / kind.start
-        self.net = cifar.trained(data, compress.FOLDER / kind.weights, kind.net, kind.stages, start)
+        self.net = cifar.trained(data, compress.FOLDER / kind.weights, kind.net, kind.stages)
         pictures, labels = cifar.images(data, "test")
         self.pictures = {
             "train": cifar.images(data, "train"),

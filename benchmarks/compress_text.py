@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import compress_peers
 import peers
 import sst2
 import tables
-from compress import Case, Entrant
+from compress import Case, Entrant, Search
 from openglm import AutoModel
 from openglm.model.processors.processor import Processor
 from openglm.model.sources import onnx_file
@@ -43,8 +44,8 @@ LENGTH = 25
 """Tokens that a search measures at: dev's mean."""
 BERT = {"num_heads": 12, "hidden_size": 384}
 """As ONNX Runtime's and Olive's optimizers are told."""
-PRUNED_EPOCHS = 2
-"""Of training after pruning by a peer: about five minutes on two cores."""
+PRUNED_EPOCHS = 1
+"""Of training after pruning by a peer, as many as the model itself had."""
 KEPT_LAYERS = (0, 2, 4)
 STEPS, SEEDS = 1500, (0, 1)
 ALPHAS = {"labels alone": 0.0, "distilled": 0.7}
@@ -59,18 +60,21 @@ def main() -> int:
     source = sst2.finetuned(given.data, compress.FOLDER / "sst2")
     records = []
     if "search" in given.parts:
-        text, found = _search(given, source)
-        how = f"Medians of {given.rounds} interleaved rounds."
-        compress.publish("compress text", text, given, versions, how)
-        records.append(found)
-    if "distillation" in given.parts:
+        case, entrants, search = _entrants(given, source)
+        if not given.prepare:
+            text, found = compress.compared(case, entrants, search(), given.rounds)
+            how = f"Medians of {given.rounds} interleaved rounds."
+            compress.publish("compress text", text, given, versions, how)
+            records.append(found)
+    if "distillation" in given.parts and not given.prepare:
         text, found = _distillation(given.data, source)
         compress.publish("compress distillation", text, given, {"torch": torch.__version__}, "")
         records.append(found)
     return compress.finish(records, given)
 
 
-def _search(given: Any, source: Path) -> tuple[str, dict]:
+def _entrants(given: Any, source: Path) -> tuple[Case, list[Entrant], Callable[[], list[Search]]]:
+    """What is compared: the case, fp32 and the peers' models, and what makes ours."""
     model = AutoModel.from_pretrained(source)
     train, heldout = sst2.split(given.data, compress.FOLDER / "sst2")
     dev = sst2.rows(given.data / "glue" / "SST-2" / "dev.tsv")
@@ -113,15 +117,18 @@ def _search(given: Any, source: Path) -> tuple[str, dict]:
     if not fp32.is_file():
         onnx_file.write(model.graph, fp32)
     entrants = [Entrant("fp32", "fp32", fp32), *_peers(guide, source, fp32, shown)]
-    searches = [
-        compress.searched(
-            model, FOLDER / f"openglm-{drop:g}", fresh=given.fresh, seconds=given.time, max_drop=drop,
-            data=heldout, train=train, dims={"batch": 1, "sequence": LENGTH},
-            evaluation_samples=len(judging) // 2, calibration_samples=128,
-        )
-        for drop in compress.DROPS
-    ]  # fmt: skip
-    return compress.compared(case, entrants, searches, given.rounds)
+
+    def searches() -> list[Search]:
+        return [
+            compress.searched(
+                model, FOLDER / f"openglm-{drop:g}", fresh=given.fresh, seconds=given.time, max_drop=drop,
+                data=heldout, train=train, dims={"batch": 1, "sequence": LENGTH},
+                evaluation_samples=len(judging) // 2, calibration_samples=128,
+            )
+            for drop in compress.DROPS
+        ]  # fmt: skip
+
+    return case, entrants, searches
 
 
 def _peers(guide: compress_peers.Guide, source: Path, fp32: Path, shown: list[sst2.Row]) -> list[Entrant]:
