@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from openglm.bundle.manifest import Candidate
+from openglm.device.fit import Limit, Verdict
 from openglm.passes.distil import Distil
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half
@@ -25,8 +26,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 SPACE = Space(SCHEMES, CHOICES)
 
 
-def done(planner: Planner, plan: Plan, speedup: float, loss: float, **more: Any) -> Done:
-    """A trial that is over, and noted by the planner."""
+def done(
+    planner: Planner, plan: Plan, speedup: float, loss: float, mb: float | None = None, **more: Any
+) -> Done:
+    """A trial that is over, and noted by the planner; where `mb` is given, the budget is 1 MB."""
     planner.begin(plan.params, plan.effort)
     recipe = planner.space.recipe(plan.params, plan.training)
     candidate = Candidate(
@@ -36,9 +39,13 @@ def done(planner: Planner, plan: Plan, speedup: float, loss: float, **more: Any)
         reason="Made up.",
         speedup=speedup,
         loss=loss,
-        size_bytes=int(1e6 / speedup),
+        size_bytes=int(1e6 * mb) if mb else int(1e6 / speedup),
         effort=plan.effort,
+        fits=mb <= 1 if mb else None,
     )
+    if mb:
+        limit = Limit(name="size", predicted=mb, budget=1.0, ok=mb <= 1, unit="MB", bound="weights")
+        more["verdict"] = Verdict.model_construct(limits=[limit])
     return Done(plan.params, plan.effort, Trial(candidate, recipe, **more))
 
 
@@ -123,6 +130,44 @@ def test_what_is_no_faster_than_what_is_had_is_not_trained() -> None:
     structures_done(found, history, [0.1, 0.1, 0.1])
     plan = found.next(history, 900.0)
     assert plan is None or plan.effort == 0
+
+
+def trained_next(sizes: dict[int, float], speeds: dict[int, float], accepted_mb: float) -> int | None:
+    """Layers of the structure that is trained first, of some, by their layers; an accepted one is 2.5
+    times as fast as the original."""
+    found = planner()
+    history = [
+        done(found, Plan(SPACE.untouched(quantization=name), 0), speedup, 0.001, mb=accepted_mb)
+        for name, speedup in (("dynamic_wi8_ai8", 2.5), (FLOAT, 1.0), ("fp16", 1.0))
+    ]
+    for layers, mb in sizes.items():
+        plan = Plan(SPACE.untouched(layers=layers), 0)
+        history.append(done(found, plan, speeds[layers], 0.05, mb=mb, pace=0.1))
+    plan_next = found.next(history, 900.0)
+    assert plan_next is not None
+    return int(plan_next.params["layers"]) if plan_next.effort else None
+
+
+def test_what_fits_the_budget_is_trained_where_nothing_accepted_does() -> None:
+    slower = {4: 2.0, 3: 2.0, 2: 1.5}
+    assert trained_next({4: 2.0, 3: 1.5, 2: 0.9}, slower, accepted_mb=3.0) == 2
+    assert trained_next({4: 2.0, 3: 2.5, 2: 0.9}, slower | {3: 9.0}, accepted_mb=3.0) == 2, "budget first"
+
+
+def test_what_misses_the_budget_by_less_is_trained_where_nothing_fits() -> None:
+    assert trained_next({4: 2.9, 3: 2.95, 2: 1.5}, {4: 1.0, 3: 1.0, 2: 1.5}, accepted_mb=3.0) == 2
+
+
+def test_a_smaller_one_is_not_trained_where_a_faster_one_fits() -> None:
+    assert trained_next({4: 0.7, 3: 0.6, 2: 0.5}, dict.fromkeys((4, 3, 2), 2.0), accepted_mb=0.9) is None
+
+
+def test_a_faster_one_that_misses_the_budget_is_not_trained_where_another_fits() -> None:
+    assert trained_next({4: 1.2, 3: 1.2, 2: 1.2}, dict.fromkeys((4, 3, 2), 9.0), accepted_mb=0.9) is None
+
+
+def test_what_would_be_refused_as_slower_is_not_trained() -> None:
+    assert trained_next({4: 0.7, 3: 0.6, 2: 0.5}, dict.fromkeys((4, 3, 2), 0.9), accepted_mb=3.0) is None
 
 
 def test_without_training_data_nothing_is_trained() -> None:

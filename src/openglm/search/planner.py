@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from openglm.passes.distil import Distil
+from openglm.search.result import choose
 from openglm.search.space import FLOAT, Params, Space
 from openglm.search.study import as_json
-from openglm.search.trial import Trial
+from openglm.search.trial import NOISE, Trial
 
 ETA = 3
 """Trials at one effort for each that goes on to the next."""
@@ -26,8 +27,6 @@ SHARES = (0.06, 0.25, 0.25)
 LEAST_STEPS = 20
 REPAIRED = (0.2, 0.6, 0.8)
 """Of a loss, what the training at each effort is thought to leave, until it is known."""
-WORTH = 1.05
-"""How much faster a candidate has to be than the best that was accepted, to be trained."""
 TRIES = 20
 """Proposals of the sampler that were tried before, until the search is thought to be through."""
 
@@ -142,35 +141,29 @@ class Planner:
         return self.training.model_copy(update={"steps": steps, "seed": effort})
 
     def _promising(self, item: Done, done: Sequence[Done]) -> bool:
-        """Whether training could make it the best: faster than what is accepted, loss apart."""
-        candidate = item.trial.candidate
-        if key(item.params, item.effort + 1) in self.begun or candidate.loss is None or item.trial.accepted:
-            return False
-        fastest = max(
-            (other.trial.candidate.speedup or 0 for other in done if other.trial.accepted), default=1.0
-        )
-        return (candidate.speedup or 0) >= WORTH * max(fastest, 1.0)
+        """Whether training could make it the best."""
+        begun = key(item.params, item.effort + 1) in self.begun
+        return not begun and not item.trial.accepted and _outdoes(item.trial, done)
 
-    def _value(self, item: Done, done: Sequence[Done]) -> float:
-        """How much is to be hoped for: its speed, less where its loss is thought to stay too high."""
+    def _value(self, item: Done, done: Sequence[Done]) -> tuple[bool, float]:
+        """How much is to be hoped for: that it fits the budget; then its speed, less where its loss is
+        thought to stay too high."""
         candidate = item.trial.candidate
         assert candidate.loss is not None
         expected = max(candidate.loss, 0.0)
         for effort in range(item.effort, len(SHARES)):
             expected *= repaired(done, effort)
         over = max(0.0, expected - self.max_drop) / (self.max_drop + 0.005)
-        return (candidate.speedup or 0.0) / (1 + over)
+        return bool(candidate.fits), (candidate.speedup or 0.0) / (1 + over)
 
 
-def _outdoes(item: Done, done: Sequence[Done]) -> bool:
-    """Whether a trial is faster or smaller, by what matters, than each that was accepted."""
-    candidate = item.trial.candidate
-    accepted = [other.trial.candidate for other in done if other.trial.accepted]
-    return all(
-        (candidate.speedup or 0) >= WORTH * (other.speedup or 0)
-        or (candidate.size_bytes or 0) * WORTH <= (other.size_bytes or 0)
-        for other in accepted
-    )
+def _outdoes(trial: Trial, done: Sequence[Done]) -> bool:
+    """Whether a trial that was judged would be chosen before all that were accepted, loss apart."""
+    candidate = trial.candidate
+    if candidate.loss is None or (candidate.speedup or 0.0) < NOISE:
+        return False
+    supposed = trial.chosen()
+    return choose([*(item.trial for item in done), supposed]) is supposed
 
 
 def _steps(item: Done, done: Sequence[Done], seconds: float) -> int:
