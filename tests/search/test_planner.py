@@ -203,6 +203,34 @@ def test_sensitive_parts_are_spared_where_a_scheme_loses_a_little_too_much() -> 
     assert scheme.skip == ("a.query", "a.key")
 
 
+@pytest.mark.parametrize(
+    ("speedup", "mb", "accepted_mb", "spared"),
+    [
+        (1.5, 0.5, 1.0, False),  # smaller than an accepted one that fits, and slower
+        (2.5, 1.0, 1.0, False),  # the same again
+        (2.5, 0.5, 1.0, True),  # as fast, and smaller
+        (3.5, 2.0, 2.5, True),  # faster
+        (3.5, 2.0, 1.0, False),  # faster, and too large
+        (1.5, 0.5, 2.0, True),  # slower than what does not fit
+    ],
+)
+def test_parts_are_spared_only_where_the_scheme_itself_would_be_chosen(
+    speedup: float, mb: float, accepted_mb: float, spared: bool
+) -> None:
+    found = planner(space=SPACE.sparing((("a.query", "a.key"),)))
+    history = [
+        done(found, Plan(SPACE.untouched(quantization=name), 0), faster, loss, mb=size)
+        for name, faster, loss, size in (
+            ("dynamic_wi8_ai8", 2.5, 0.001, accepted_mb),
+            (FLOAT, 1.0, 0.0, 4.0),
+            ("fp16", speedup, 0.03, mb),
+        )
+    ]
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    assert (plan.params["quantization"] == "fp16" and plan.params["spared"] == 1) == spared
+
+
 def test_what_training_leaves_is_learnt() -> None:
     found = planner()
     assert [repaired([], effort) for effort in range(len(SHARES))] == sorted(REPAIRED)

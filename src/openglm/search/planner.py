@@ -96,14 +96,14 @@ class Planner:
             yield self.space.untouched(quantization=name)
 
     def _mixed(self, done: Sequence[Done]) -> Iterator[Params]:
-        """Schemes that lost too much, but not all, with the most sensitive modules spared."""
+        """Schemes that lost too much, but not all, with the most sensitive modules spared; only those
+        that would be chosen as they are, for sparing makes them neither faster nor smaller."""
         for item in done:
             loss = item.trial.candidate.loss
             plain = not self.space.changes_module(item.params) and not item.params.get("spared")
             if not plain or loss is None or not self.space.sensitive:
                 continue
-            quicker = (item.trial.candidate.speedup or 0) > 1.0
-            if self.max_drop < loss <= 10 * max(self.max_drop, 0.005) and quicker:
+            if self.max_drop < loss <= 10 * max(self.max_drop, 0.005) and _outdoes(item.trial, done):
                 for count in self.space.choices["spared"][1:]:
                     yield item.params | {"spared": count}
 
