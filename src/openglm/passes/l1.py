@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from openglm.errors import InputError
 from openglm.model.model import Model
 from openglm.passes.contract import Adapted, Context, ModulePass
-from openglm.passes.magnitude import PATTERN, kept_of, left, prunable
+from openglm.passes.magnitude import PATTERN, check_pattern, kept_of, left, prunable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,10 +56,7 @@ class L1Pruning(ModulePass):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.pattern is not None:
-            kept_of(self.pattern)
-            if self.sparsity is not None:
-                raise ValueError("a pattern states the sparsity itself; give one of the two")
+        check_pattern(self.pattern, self.sparsity)
         return self
 
     @property

@@ -39,6 +39,14 @@ def kept_of(pattern: str) -> tuple[int, int]:
     return kept, group
 
 
+def check_pattern(pattern: str | None, sparsity: float | None) -> None:
+    """Raise `ValueError` for a pattern that prunes nothing, or one beside a sparsity."""
+    if pattern is not None:
+        kept_of(pattern)
+        if sparsity is not None:
+            raise ValueError("a pattern states the sparsity itself; give one of the two")
+
+
 class MagnitudePruning(ModulePass):
     """Zeros in place of the least important weights of linear layers and convolutions.
 
@@ -61,12 +69,9 @@ class MagnitudePruning(ModulePass):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.pattern is not None:
-            kept_of(self.pattern)
-            if self.sparsity is not None:
-                raise ValueError("a pattern states the sparsity itself; give one of the two")
-            if self.scope == "global":
-                raise ValueError("a pattern holds in every group, so its scope is the layer")
+        check_pattern(self.pattern, self.sparsity)
+        if self.pattern is not None and self.scope == "global":
+            raise ValueError("a pattern holds in every group, so its scope is the layer")
         if self.importance == "activation" and self.scope == "global":
             raise ValueError("norms of different layers' inputs do not compare, so the scope is the layer")
         return self
