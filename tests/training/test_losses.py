@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from openglm.errors import InputError  # noqa: E402
 from openglm.training import losses  # noqa: E402
 
 sizes = st.integers(1, 5)
@@ -172,7 +173,17 @@ def test_relation_heads_of_usual_widths() -> None:
 
 def test_main_output() -> None:
     first, second = torch.ones(1), torch.zeros(1)
-    for output in (first, (first, second), [first], {"a": None, "b": first, "c": second}):
+    nested = ((None, first), second)
+    whole = torch.ones(1, dtype=torch.int64)
+    for output in (
+        first,
+        (first, second),
+        [first],
+        {"a": None, "b": first, "c": second},
+        nested,
+        (whole, first),
+    ):
         assert losses.main_output(output) is first
-    with pytest.raises(TypeError, match="without a tensor"):
-        losses.main_output(("nothing",))
+    for nothing in (("nothing",), whole):
+        with pytest.raises(InputError, match="no tensor of real numbers"):
+            losses.main_output(nothing)

@@ -183,8 +183,8 @@ def _greedy(
 ) -> list[int]:
     import torch
 
-    from openglm.passes.structure.importance import main_output
     from openglm.passes.structure.moments import tensors
+    from openglm.training.losses import main_output
 
     kept = list(range(len(stack.positions)))
     with torch.no_grad():

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch.nn import functional
+from torch.utils import _pytree
+
+from openglm.errors import InputError
 
 
-def main_output(output: object) -> torch.Tensor:
-    """The first tensor of what a module returns: a tensor, a sequence, or tensors by name."""
-    if isinstance(output, torch.Tensor):
-        return output
-    items = output.values() if isinstance(output, Mapping) else output
-    for item in items if hasattr(items, "__iter__") else ():
-        if isinstance(item, torch.Tensor):
-            return item
-    raise TypeError(f"a module returned a {type(output).__name__} without a tensor")
+def main_output(outputs: object) -> torch.Tensor:
+    """The first tensor of real numbers among what a module returns; raises `InputError` for none."""
+    for leaf in _pytree.tree_leaves(outputs):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            return leaf
+    raise InputError("The model returns no tensor of real numbers.", "Wrap it so that it returns one.")
 
 
 def soft(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils import _pytree
 
 from openglm.errors import InputError
 from openglm.passes.contract import Context
 from openglm.passes.structure.blocks import Attention, Calibration, FeedForward, not_run
 from openglm.passes.structure.moments import plain_kernels, tensors
+from openglm.training.losses import main_output
 
 Importance = Literal["magnitude", "taylor", "activation"]
 Batches = Iterable[Mapping[str, np.ndarray]]
@@ -135,14 +135,6 @@ def proxy_loss(output: torch.Tensor, task: str, generator: torch.Generator) -> t
     if output.dim() == 2 and task != "embedding":
         return functional.cross_entropy(output, output.detach().argmax(1))
     return (output * torch.randn(output.shape, generator=generator, dtype=output.dtype)).sum()
-
-
-def main_output(outputs: Any) -> torch.Tensor:
-    """The first tensor of real numbers among what a module returns; raises `InputError` for none."""
-    for leaf in _pytree.tree_leaves(outputs):
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-            return leaf
-    raise InputError("The model returns no tensor of real numbers.", "Wrap it so that it returns one.")
 
 
 def calibration_of(context: Context, what: str) -> Calibration:
