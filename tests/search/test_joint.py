@@ -27,7 +27,7 @@ from openglm.passes.neurons import NeuronPruning
 from openglm.passes.vocabulary import VocabularyPruning
 from openglm.search.optimize import optimize
 from openglm.search.result import Result
-from openglm.search.study import FILE
+from openglm.search.study import FILE, NAME, NAME_FILE
 
 DEVICE = "cortex-a53-2gb"
 SETTINGS: dict[str, Any] = {"threads": 1, "calibration_samples": 8, "evaluation_samples": 16}
@@ -117,37 +117,51 @@ def counted(*given):
     return judge(*given)
 trial._judge = counted
 optimize(sys.argv[1], "cortex-a53-2gb", data=sys.argv[2], folder=sys.argv[3], threads=1,
-         calibration_samples=8, evaluation_samples=16, max_drop=0.2, time_limit_s=600)
+         calibration_samples=8, evaluation_samples=16, max_drop=0.2, time_limit_s=600,
+         storage=sys.argv[5] or None)
 """
 
 
-@pytest.mark.parametrize("at", [2, 5])
-def test_killed_and_gone_on_with(bert_folder: Path, sentences: Path, tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize(("at", "database"), [(2, False), (5, False), (4, True)])
+def test_killed_and_gone_on_with(
+    bert_folder: Path, sentences: Path, tmp_path: Path, at: int, database: bool,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     study = tmp_path / "study"
+    storage = request.getfixturevalue("postgresql") if database else None
     ran = subprocess.run(
-        [sys.executable, "-c", KILLED, str(bert_folder), str(sentences), str(study), str(at)], timeout=300
+        [sys.executable, "-c", KILLED, bert_folder, sentences, study, str(at), storage or ""], timeout=300
     )
     assert ran.returncode == -signal.SIGKILL
-    before = _contents(study)
+    before = _contents(study, storage)
     assert len(before) == at - 1
     tried: list[str] = []
     result = search(
-        bert_folder, sentences, max_drop=0.2, time_limit_s=12.0, folder=study,
+        bert_folder, sentences, max_drop=0.2, time_limit_s=12.0, folder=study, storage=storage,
         progress=lambda told: tried.append(told.finished.candidate.code) if told.finished else None,
     )  # fmt: skip
-    after = _contents(study)
+    after = _contents(study, storage)
     assert after[: len(before)] == before
     assert len(after) == len(before) + len(tried)
     codes = [item.code for item in result.candidates if item.outcome != "not tried"]
     assert len(codes) == len(set(codes)), "nothing is tried twice"
 
 
-def _contents(study: Path) -> list[str]:
-    with sqlite3.connect(study / FILE) as database:
-        rows = database.execute(
-            "SELECT value_json FROM trial_user_attributes WHERE key = 'content' ORDER BY trial_id"
-        )
-        return [str(json.loads(row[0])) for row in rows]
+def _contents(study: Path, storage: str | None) -> list[str]:
+    name = NAME if storage is None else (study / NAME_FILE).read_text(encoding="utf-8")
+    query = (
+        "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+        "JOIN studies USING (study_id) "
+        f"WHERE key = 'content' AND study_name = '{name}' ORDER BY trial_id"
+    )
+    if storage is None:
+        with sqlite3.connect(study / FILE) as database:
+            rows = database.execute(query).fetchall()
+    else:
+        psycopg = pytest.importorskip("psycopg")
+        with psycopg.connect(storage) as server:
+            rows = server.execute(query).fetchall()
+    return [str(json.loads(row[0])) for row in rows]
 
 
 def test_a_search_for_other_data_is_not_gone_on_with(

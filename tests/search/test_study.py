@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -126,3 +127,46 @@ def test_a_journal(tmp_path: Path) -> None:
     first.finish(first.plan({"quantization": "int8", "layers": 3}, 0), "kept", (1.0, 1.0, 0.0), 0.0)
     assert [told.content for told in study(tmp_path, storage=journal).told()] == ["kept"]
     assert not (tmp_path / FILE).exists()
+
+
+def test_one_journal_for_several_searches(tmp_path: Path) -> None:
+    journal = str(tmp_path / "record.log")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        found = study(tmp_path / name, storage=journal)
+        assert found.told() == []
+        found.finish(found.plan({"quantization": "int8", "layers": 3}, 0), name, (1.0, 1.0, 0.0), 0.0)
+    assert [told.content for told in study(tmp_path / "one", storage=journal).told()] == ["one"]
+    shutil.rmtree(tmp_path / "one")
+    (tmp_path / "one").mkdir()
+    assert study(tmp_path / "one", storage=journal).told() == [], "its record goes with its folder"
+
+
+def test_a_database(tmp_path: Path, postgresql: str) -> None:
+    first = study(tmp_path, storage=postgresql)
+    first.finish(first.plan({"quantization": "int8", "layers": 3}, 0), "kept", (1.0, 1.0, 0.0), 0.0)
+    begun = first.plan({"quantization": "float", "layers": 3}, 1)
+    again = study(tmp_path, storage=postgresql)
+    assert [told.content for told in again.told()] == ["kept"]
+    assert again.resume().params == begun.params
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("storage", "error", "words"),
+    [
+        (
+            "postgresql://me:secret@127.0.0.1:1/base",
+            OutputError,
+            r"me:\*\*\*@127.0.0.1:1/base cannot",
+        ),
+        ("postgres://me@127.0.0.1/base", InputError, "no driver for postgres://"),
+        ("postgresql://me@127.0.0.1:port/base", InputError, "no URL of a database"),
+        ("/nowhere/at/all/record.log", OutputError, "cannot be read or written"),
+    ],
+)
+def test_a_storage_that_cannot_be_used(
+    tmp_path: Path, storage: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        study(tmp_path, storage=storage)

@@ -14,13 +14,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from openglm.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 FORMAT = 1
 """Raised whenever trials of an older study would mean something else."""
 FILE = "study.db"
+NAME_FILE = "study.name"
+"""Holds the study's name where its record is elsewhere, with others maybe."""
 NAME = "openglm"
 _SEED = 20
 _RANDOM = 6
@@ -60,7 +66,7 @@ class Study:
         knows (postgresql://...), or the path of a journal file (.log).
 
         Raises `InputError` where the one that is there is of another format or was made for other
-        input, which `fingerprint` tells.
+        input, which `fingerprint` tells, or where `storage` is no URL that can be used.
         """
         import optuna
 
@@ -70,12 +76,12 @@ class Study:
         self._space: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.CategoricalDistribution(values) for name, values in choices.items()
         }
-        self._where = storage or str(folder / FILE)
+        self._where = _shown(storage) if storage else str(folder / FILE)
         self._running: dict[int, Any] = {}
         with self._safely():
             self._study = optuna.create_study(
                 storage=_storage(optuna, folder, storage),
-                study_name=NAME,
+                study_name=_name(folder, storage),
                 load_if_exists=True,
                 directions=["minimize"]
                 * 3,  # time, size, loss: each as a share of, or beside, the original's
@@ -198,10 +204,11 @@ class Study:
         try:
             yield
         except (DBAPIError, sqlite3.Error, OSError, self._optuna.exceptions.StorageInternalError) as error:
-            cause = error.__cause__ or error
+            cause = str(error.__cause__ or error).partition("\n")[0]
             raise OutputError(
                 f"The record of the search in {self._where} cannot be read or written ({cause}).",
-                "Free some space there, or give another --output; what was finished is kept.",
+                "See that there is space and that it can be reached, or give another --output; "
+                "what was finished is kept.",
             ) from error
 
 
@@ -210,10 +217,52 @@ def _storage(optuna: Any, folder: Path, storage: str | None) -> Any:
         # Long waits for a lock: workers of one machine write at the same time, each for milliseconds.
         settings = {"connect_args": {"timeout": 60}}
         return optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}", engine_kwargs=settings)
-    if "://" in storage:
-        return optuna.storages.RDBStorage(storage)
-    backend = optuna.storages.journal.JournalFileBackend(storage)
-    return optuna.storages.JournalStorage(backend)
+    if "://" not in storage:
+        backend = optuna.storages.journal.JournalFileBackend(storage)
+        return optuna.storages.JournalStorage(backend)
+    from sqlalchemy.exc import NoSuchModuleError
+
+    url = _url(storage)
+    try:
+        # A server may close connections that wait while a model is trained.
+        return optuna.storages.RDBStorage(
+            url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True}
+        )
+    except (NoSuchModuleError, ImportError) as error:
+        raise InputError(
+            f"There is no driver for {url.drivername}:// here.",
+            'For postgresql:// it comes with: pip install "openglm[cluster]".',
+        ) from error
+
+
+def _url(storage: str) -> URL:
+    """The URL of a database, with the driver for PostgreSQL that openglm installs."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError) as error:
+        raise InputError(
+            f"The storage {storage.partition('://')[0]}://... is no URL of a database.",
+            "Give one such as postgresql://user@host/base.",
+        ) from error
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _shown(storage: str) -> str:
+    """A storage as messages name it, without its password."""
+    return _url(storage).render_as_string() if "://" in storage else storage
+
+
+def _name(folder: Path, storage: str | None) -> str:
+    """The name of a folder's study: one of its own where other searches may keep theirs beside it."""
+    if storage is None:
+        return NAME
+    path = folder / NAME_FILE
+    if not path.exists():
+        path.write_text(f"{NAME}-{uuid4().hex}", encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def as_json(value: object) -> str:
