@@ -95,11 +95,27 @@ def test_own_dynamic_shapes() -> None:
     assert isinstance(model.inputs[0].shape[1], str)
 
 
-def test_control_flow_on_data() -> None:
+def test_control_flow_on_data(capfd: pytest.CaptureFixture[str]) -> None:
     model = AutoModel.wrap(Choosing(), [torch.randn(2, 4)])
     with pytest.raises(InputError, match="Choosing cannot be exported") as caught:
         model.graph  # noqa: B018
     assert "Control flow that depends on data" in caught.value.advice
+    assert capfd.readouterr() == ("", ""), "one error is enough"
+
+
+def test_another_module_gives_outputs_of_the_same_names() -> None:
+    """The exporter names them by the number of layers before them."""
+    layers = [torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)]
+    model = AutoModel.wrap(torch.nn.Sequential(*layers), [torch.randn(2, 4)])
+    deeper = torch.nn.Sequential(torch.nn.Linear(4, 4), *layers).eval()
+    changed = model.with_module(deeper)
+    assert [output.name for output in changed.outputs] == [output.name for output in model.outputs]
+    names = [value.name for node in changed.graph.graph for value in node.outputs]
+    assert len(names) == len(set(names))
+    x = torch.randn(3, 4)
+    (name,) = [spec.name for spec in model.inputs]
+    (found,) = ran(changed.graph, {name: x})
+    np.testing.assert_allclose(found, deeper(x).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_failure_without_words() -> None:

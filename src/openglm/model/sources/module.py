@@ -6,11 +6,13 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from openglm.errors import InputError, MissingExtraError
 from openglm.model.model import Model, Trainable
@@ -38,14 +40,18 @@ def wrap(
     def graph_of(any_module: Any) -> ir.Model:
         return export(any_module, example, dynamic_shapes=dynamic_shapes)
 
-    return Model(
+    def changed(any_module: Any) -> ir.Model:
+        return _name_outputs(graph_of(any_module), [output.name for output in model.outputs])
+
+    model = Model(
         name=name or type(module).__name__.lower(),
         source=f"{type(module).__module__}.{type(module).__qualname__}",
         task=task,
         export=lambda: graph_of(module),
         processor=processor,
-        trainable=Trainable(lambda: module.eval(), graph_of),
+        trainable=Trainable(lambda: module.eval(), changed),
     )
+    return model
 
 
 def require_torch() -> Any:
@@ -136,6 +142,7 @@ def first_line(error: BaseException | None) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+_SHAPES = "torch.fx.experimental.symbolic_shapes"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -148,6 +155,14 @@ def strip(graph: ir.Model) -> None:
         node.metadata_props.clear()
         if scopes is not None:
             node.metadata_props[_SCOPES] = scopes
+
+
+def _name_outputs(graph: ir.Model, names: Sequence[str]) -> ir.Model:
+    """The graph, its outputs under these names; the exporter's own count the layers before them."""
+    for output, name in zip(graph.graph.outputs, names, strict=False):
+        output.name = name
+    NameFixPass()(graph)  # what had such a name inside the graph gets another
+    return graph
 
 
 def _two_rows(torch: Any, example: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,13 +209,15 @@ def _compare(torch: Any, graph: ir.Model, inputs: Mapping[str, Any], expected: A
 def quiet() -> Iterator[None]:
     """Keep the exporter's own remarks (missing torchvision, renamed dimensions) off the terminal."""
     loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "transformers")
+        logging.getLogger(name)
+        for name in ("torch.onnx", "torch.export", _SHAPES, "onnxscript", "transformers")
     ]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # torch.export prints the graph that it got so far to the stream itself where it fails.
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
