@@ -181,6 +181,13 @@ def _copy(path: Path, folder: Path, skip: int) -> str:
     return str(folder / "other.tsv")
 
 
+def test_a_password_stays_out_of_the_bundle(conv_file: Path, tmp_path: Path) -> None:
+    result = optimize(conv_file, DEVICE, recipe=(Fuse(),), **SETTINGS)
+    command = "openglm optimize net.onnx --storage postgresql://me:secret@host/base --output x"
+    made = result.best.save(tmp_path / "made", command=command)
+    assert read_manifest(made).command == command.replace("secret", "***")
+
+
 def test_training_without_data(bert_folder: Path) -> None:
     result = optimize(bert_folder, DEVICE, recipe=(Distil(steps=1), Fuse()), **SETTINGS)
     assert result.trials[1].candidate.outcome == "failed"

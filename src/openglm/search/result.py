@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -22,6 +23,8 @@ SAME_SPEED = 1.1
 better."""
 SAME_SIZE = 1.02
 """Candidates within this factor of the smallest are equally small."""
+_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
+"""In a URL, after its user."""
 
 
 @dataclass
@@ -102,11 +105,11 @@ class Solution:
     def save(self, path: str | PathLike[str], *, command: str = "openglm.optimize(...)") -> Path:
         """Write it as a bundle to `path`, a folder, or a zip with the ending .zip.
 
-        `command` is what the manifest names as its maker. Raises `OutputError` where it cannot be
-        written; then nothing is left there.
+        `command` is what the manifest names as its maker, without the passwords of URLs. Raises
+        `OutputError` where it cannot be written; then nothing is left there.
         """
         with writing(Path(path)) as folder:
-            package(self.result, self, folder, command)
+            package(self.result, self, folder, _PASSWORD.sub(r"\1:***@", command))
         return Path(path)
 
 
