@@ -39,7 +39,9 @@ def optimize(
         None, help="Data to train on; if not given, the half of --data that does not judge."
     ),
     metric: str | None = typer.Option(
-        None, help="fidelity (the default, no labels needed), accuracy, spearman, or your module:function."
+        None,
+        help="fidelity (the default, no labels needed), accuracy, f1, matthews, pearson, spearman, or your "
+        "module:function.",
     ),
     max_drop: float = typer.Option(0.01, help="How much of the metric may be lost."),
     latency_ms: float | None = typer.Option(
