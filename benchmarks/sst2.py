@@ -23,7 +23,7 @@ SEED = 20
 HELD_OUT = 1000
 WORDS = 12
 """Words that a held-out sentence has at least: dev has 19 on average, train 9."""
-EPOCHS, BATCH, RATE = 1, 32, 6e-5
+EPOCHS, BATCH, RATE = 1, 64, 8e-5
 LONGEST = 66
 EVERY = 200
 

@@ -16,7 +16,7 @@ _HOMES = {
     "OpenGLMError": "openglm.errors",
     "distil": "openglm.training.distillation",
     "fit": "openglm.device.fit",
-    "load": "openglm.runtimes.session",
+    "load": "openglm.dynamic.session",
     "optimize": "openglm.search.optimize",
 }
 

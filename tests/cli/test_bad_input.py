@@ -106,7 +106,7 @@ def test_a_fault_of_ours(command: Command, conv_bundle: Path, monkeypatch: pytes
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("openglm.runtimes.session.load", broken)
+    monkeypatch.setattr("openglm.dynamic.session.load", broken)
     ran = command("verify", conv_bundle)
     assert ran.code == 1
     assert ran.err.splitlines() == [

@@ -18,8 +18,8 @@ import pytest
 import openglm
 from openglm import hashing
 from openglm.bundle.manifest import FILE
+from openglm.dynamic.session import Session
 from openglm.errors import InputError, VerificationError
-from openglm.runtimes.session import Session
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ ones the device (`verdicts`).
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openglm.model.tensor import TensorSpec
 
@@ -36,12 +37,78 @@ class Segment(_Part):
     name: str
     models: dict[str, str]
     """File name by engine."""
+    outputs: tuple[TensorSpec, ...] = ()
+    """What it leaves for the nodes after it, where there are any."""
+    work: float = 1.0
+    """Its multiply-accumulates as a share of the whole model's."""
+    next: str | None = None
+    """The node that runs after it; none: it ends the program."""
+
+
+class Gate(_Part):
+    """A decision on the host, row by row, on what runs next."""
+
+    name: str
+    kind: str
+    """"confidence", "entropy", "patience", "learned", "wake", "length", "size" or "tokens"."""
+    settings: dict[str, Any] = {}
+    """The fields of that kind."""
+    routes: tuple[str | None, ...] = Field(min_length=1)
+    """The nodes it chooses among, in the order that its kind gives them; none: the end."""
 
 
 class Program(_Part):
-    """What a session runs: segments in order, and the gates between them (none yet: one segment)."""
+    """What a session runs: segments, and the gates between them. One segment is a whole model."""
 
-    segments: tuple[Segment, ...] = Field(min_length=1, max_length=1)
+    segments: tuple[Segment, ...] = Field(min_length=1)
+    gates: tuple[Gate, ...] = ()
+    start: str | None = None
+    """The node that runs first; the first segment, if not given."""
+
+    @property
+    def first(self) -> str:
+        """The node that runs first."""
+        return self.start or self.segments[0].name
+
+    def after(self, name: str) -> tuple[str | None, ...]:
+        """Where rows may go from a node."""
+        for segment in self.segments:
+            if segment.name == name:
+                return (segment.next,)
+        return next(gate.routes for gate in self.gates if gate.name == name)
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The nodes that rows can reach, each after all that lead to it."""
+        found: list[str] = []
+        above: list[str] = []
+
+        def visit(name: str) -> None:
+            if name in above:
+                raise ValueError(f"the program runs in a loop through '{name}'")
+            if name in found:
+                return
+            above.append(name)
+            for following in self.after(name):
+                if following is not None:
+                    visit(following)
+            above.pop()
+            found.append(name)
+
+        visit(self.first)
+        return tuple(reversed(found))
+
+    @model_validator(mode="after")
+    def _sound(self) -> Program:
+        names = [*(segment.name for segment in self.segments), *(gate.name for gate in self.gates)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two nodes of the program are called '{twice}'")
+        targets = [self.first, *(target for name in names for target in self.after(name))]
+        if missing := next((name for name in targets if name is not None and name not in names), None):
+            raise ValueError(f"the program leads to '{missing}', which it does not have")
+        if idle := next((name for name in names if name not in self.order), None):
+            raise ValueError(f"the program never comes to its '{idle}'")
+        return self
 
 
 class Host(_Part):

@@ -25,7 +25,7 @@ def verify(
 
     Exit codes: 0 all as recorded, 2 no bundle, 4 changed, incomplete or giving other outputs.
     """
-    from openglm.runtimes.session import load
+    from openglm.dynamic.session import load
 
     with load(bundle) as session:
         worst = session.verify()

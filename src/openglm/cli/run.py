@@ -40,8 +40,8 @@ def run(
     """
     import numpy as np
 
+    from openglm.dynamic.session import load
     from openglm.errors import InputError
-    from openglm.runtimes.session import load
 
     if bool(text) + bool(image) + (arrays is not None) != 1:
         raise InputError(

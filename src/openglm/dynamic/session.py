@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from openglm.bundle.manifest import Manifest
+from openglm.bundle.manifest import Manifest, Segment
 from openglm.bundle.store import opened
+from openglm.dynamic.program import ProgramRunner, Trace
 from openglm.errors import InputError, VerificationError
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.tensor import check_inputs
@@ -47,14 +48,8 @@ class Session:
         self.manifest = manifest
         self._folder = folder
         self._resources = resources
-        segment = manifest.program.segments[0]
-        if NAME not in segment.models:
-            raise InputError(
-                f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
-                "Make it again for this engine.",
-            )
         try:
-            self._runner: Runner | None = Runner(folder / segment.models[NAME], threads=threads)
+            self._runner: ProgramRunner | None = open_program(manifest, folder, threads=threads)
         except InputError as error:
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
         self._processor: Processor | None = None
@@ -85,6 +80,24 @@ class Session:
         or an array of shape (height, width, 3), or a list of these. Raises `InputError` for inputs
         that do not fit.
         """
+        runner, inputs = self._prepared(arrays, text, text_pair, image)
+        return runner.run(inputs)
+
+    def trace(
+        self,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
+        text_pair: str | Sequence[str] | None = None,
+        image: Any = None,
+    ) -> tuple[dict[str, np.ndarray], Trace]:
+        """As `run`, with how far each input went through the program and what it cost."""
+        runner, inputs = self._prepared(arrays, text, text_pair, image)
+        return runner.traced(inputs)
+
+    def _prepared(
+        self, arrays: Mapping[str, np.ndarray] | None, text: Any, text_pair: Any, image: Any
+    ) -> tuple[ProgramRunner, dict[str, np.ndarray]]:
         if (arrays is not None) + (text is not None) + (image is not None) != 1:
             raise InputError("A run takes exactly one of arrays, text and image.", "Give one of them.")
         if text_pair is not None and text is None:
@@ -93,7 +106,7 @@ class Session:
             raise InputError("The session is closed.", "Load the bundle again.")
         if arrays is None:
             arrays = self.processor(_samples(text, text_pair, image))
-        return self._runner.run(check_inputs(self.manifest.inputs, arrays))
+        return self._runner, check_inputs(self.manifest.inputs, arrays)
 
     def verify(self) -> float:
         """Run the recorded probes; the largest difference, as a share of the largest recorded output.
@@ -144,7 +157,23 @@ class Session:
         self.close()
 
 
-def probes(runner: Runner, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def open_program(manifest: Manifest, folder: Path, *, threads: int | None = None) -> ProgramRunner:
+    """A bundle's program with its segments loaded; raises `InputError` where the engine takes one not."""
+
+    def opened_segment(segment: Segment) -> Runner:
+        if NAME not in segment.models:
+            raise InputError(
+                f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
+                "Make it again for this engine.",
+            )
+        return Runner(folder / segment.models[NAME], threads=threads)
+
+    return ProgramRunner(manifest.program, manifest.outputs, opened_segment)
+
+
+def probes(
+    runner: Runner | ProgramRunner, batches: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """Arrays for a bundle's probes file: for each batch i, "i/in.NAME" and "i/out.NAME"."""
     content: dict[str, np.ndarray] = {}
     for index, batch in enumerate(batches):

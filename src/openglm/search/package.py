@@ -15,13 +15,13 @@ import numpy as np
 from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
 from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
+from openglm.dynamic.session import probes
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
 from openglm.passes.recipe import toml
 from openglm.report.page import render
 from openglm.runtimes import footprint, measure
 from openglm.runtimes.onnxruntime import NAME, Runner
-from openglm.runtimes.session import probes
 from openglm.search.bench import Bench
 from openglm.search.feed import Batch, Feed
 from openglm.search.trial import Trial

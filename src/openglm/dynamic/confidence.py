@@ -1,0 +1,32 @@
+"""Leave where the most probable class is probable enough (BranchyNet: Teerapittayanon et al. 2016)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from openglm.dynamic.gate import GateConfig, State, probabilities, where_sure
+
+
+class Confidence(GateConfig):
+    """Sure where the largest probability is at least `threshold`."""
+
+    kind: ClassVar[str] = "confidence"
+
+    output: str = "logits"
+    threshold: float = Field(ge=0, le=1)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.output,)
+
+    @staticmethod
+    def score(logits: np.ndarray) -> np.ndarray:
+        """The largest probability, (rows,)."""
+        found: np.ndarray = probabilities(logits).max(axis=1)
+        return found
+
+    def decide(self, state: State) -> np.ndarray:
+        return where_sure(self.score(state[self.output]) >= self.threshold)

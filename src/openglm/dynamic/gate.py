@@ -1,0 +1,139 @@
+"""What a gate is: a decision on the host, for each row of a batch, on what runs next.
+
+A kind of gate is one file here that defines one `GateConfig`; a program names it by its `kind`.
+Gates need numpy alone, and decide by nothing but the arrays they are given.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from openglm.bundle.manifest import Gate
+from openglm.errors import InputError, nearest
+
+State = dict[str, np.ndarray]
+"""Arrays by name, the first axis of each the rows."""
+LEAVE, GO_ON = 0, 1
+"""The routes of a gate that may end the program: what it does when it is sure, and when it is not."""
+
+
+class Passed(NamedTuple):
+    """Rows that take one route."""
+
+    route: int
+    """Index into the gate's routes."""
+    rows: np.ndarray
+    """Their places among the rows that came, ascending."""
+    state: State
+
+
+class GateConfig(BaseModel, ABC):
+    """The settings of a gate, checked when they are made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[str]
+
+    @property
+    def ways(self) -> int:
+        """How many routes it chooses among."""
+        return 2
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """The arrays it needs."""
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Arrays it leaves for the gates after it."""
+        return ()
+
+    def split(self, state: State) -> list[Passed]:
+        """The rows by route; rows that take one route may come as several groups."""
+        routes = self.decide(state)
+        return [
+            Passed(int(route), rows, {name: array[rows] for name, array in state.items()})
+            for route in np.unique(routes)
+            for rows in (np.flatnonzero(routes == route),)
+        ]
+
+    def decide(self, state: State) -> np.ndarray:
+        """The route of each row, (rows,). May put what it `keeps` into `state`."""
+        raise AssertionError(f"{self.kind} splits by itself")
+
+
+def kinds() -> dict[str, type[GateConfig]]:
+    """Every gate by its kind."""
+    import openglm.dynamic as here
+
+    for module in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
+        import_module(module.name)
+    return {config.kind: config for config in _defined(GateConfig)}  # type: ignore[type-abstract]
+
+
+def _defined(base: type[GateConfig]) -> Iterable[type[GateConfig]]:
+    for config in base.__subclasses__():
+        if hasattr(config, "kind"):
+            yield config
+        yield from _defined(config)
+
+
+def parse(gate: Gate) -> GateConfig:
+    """The config of a program's gate; raises `InputError` for a kind or settings that are not valid."""
+    known = kinds()
+    if gate.kind not in known:
+        raise InputError(f"There is no gate of kind '{gate.kind}'.", nearest(gate.kind, known))
+    try:
+        config = known[gate.kind].model_validate(gate.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its settings"
+        raise InputError(
+            f"The gate '{gate.name}' is not valid at {where}: {first['msg']}.",
+            f"A gate of kind {gate.kind} has: {', '.join(known[gate.kind].model_fields)}.",
+        ) from error
+    if config.ways != len(gate.routes):
+        raise InputError(
+            f"The gate '{gate.name}' has {len(gate.routes)} routes, and one of kind {gate.kind} with these "
+            f"settings has {config.ways}.",
+            "Give as many.",
+        )
+    return config
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, (rows, classes); one logit is one of two classes' (a sigmoid).
+
+    Rows that are not finite come back as NaN, of which no comparison is true.
+    """
+    values = np.asarray(logits, np.float64).reshape(len(logits), -1)
+    if values.shape[1] == 1:
+        values = np.concatenate([np.zeros_like(values), values], axis=1)
+    values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, np.nan)
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    found: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    return found
+
+
+def finite(array: np.ndarray) -> np.ndarray:
+    """Whether each row holds finite numbers only, (rows,)."""
+    found: np.ndarray = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+    return found
+
+
+def where_sure(sure: np.ndarray) -> np.ndarray:
+    """The routes of rows that leave where `sure` is true, (rows,)."""
+    return np.where(sure, LEAVE, GO_ON)
+
+
+def settings(config: GateConfig) -> Mapping[str, Any]:
+    """A config as a program keeps it."""
+    return config.model_dump(mode="json")

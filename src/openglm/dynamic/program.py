@@ -1,0 +1,199 @@
+"""Runs a program: segments on an engine, gates on the host, every row on its own way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from openglm.bundle.manifest import Program, Segment
+from openglm.dynamic.gate import GateConfig, State, finite, parse
+from openglm.errors import InputError
+from openglm.model.tensor import TensorSpec
+
+
+class Runs(Protocol):
+    """A loaded graph, as each engine gives it."""
+
+    inputs: list[str]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name."""
+        ...
+
+
+class Way(NamedTuple):
+    """What became of one row."""
+
+    nodes: tuple[str, ...]
+    """The segments and gates that it went through, in order."""
+    work: float
+    """Multiply-accumulates as a share of the whole model's, tokens that were dropped left out."""
+    milliseconds: float
+    """Wall time, that of a group of rows in equal parts."""
+
+
+class Trace(NamedTuple):
+    """How far each row of a run went, and what it cost."""
+
+    rows: tuple[Way, ...]
+    notes: tuple[str, ...]
+    """What did not go as planned: a row whose answer at an exit was no number, and went on."""
+
+    @property
+    def work(self) -> float:
+        """The mean share of the whole model's work."""
+        return float(np.mean([row.work for row in self.rows]))
+
+
+class _Group(NamedTuple):
+    """Rows that wait at one node."""
+
+    rows: np.ndarray
+    """Their places in the batch, ascending."""
+    state: State
+
+
+class ProgramRunner:
+    """A program with its segments loaded. Raises `InputError` for gates that are not valid."""
+
+    def __init__(
+        self, program: Program, outputs: Sequence[TensorSpec], load: Callable[[Segment], Runs]
+    ) -> None:
+        self._program = program
+        self._outputs = [spec.name for spec in outputs]
+        self._gates: dict[str, GateConfig] = {gate.name: parse(gate) for gate in program.gates}
+        self._segments = {segment.name: segment for segment in program.segments}
+        self._loaded = {segment.name: load(segment) for segment in program.segments}
+        self._needed = self._needs()
+
+    @property
+    def inputs(self) -> list[str]:
+        """What the whole program takes: what the first node needs."""
+        return sorted(name for name in self._needed[self._program.first] if "/" not in name)
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name, their first axis the rows."""
+        if not self._gates and len(self._segments) == 1:
+            return next(iter(self._loaded.values())).run(arrays)
+        return self.traced(arrays)[0]
+
+    def traced(self, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Trace]:
+        """The outputs, and how far each row went.
+
+        Outputs whose rows have several shapes, of inputs that were cut to their own length, are
+        filled with zeros at the end. Raises `InputError` for inputs it cannot run on.
+        """
+        count = self._rows(arrays)
+        ways = [Way((), 0.0, 0.0)] * count
+        notes: dict[str, None] = {}
+        waiting: dict[str | None, list[_Group]] = {
+            self._program.first: [_Group(np.arange(count), dict(arrays))]
+        }
+        tokens = _Tokens(arrays)
+        for name in self._program.order:
+            for rows, state in _merged(waiting.pop(name, [])):
+                begin = time.perf_counter()
+                work = 0.0
+                if (gate := self._gates.get(name)) is None:
+                    segment = self._segments[name]
+                    loaded = self._loaded[name]
+                    found = loaded.run({key: state[key] for key in loaded.inputs})
+                    work = segment.work * tokens.share(state)
+                    onward = [(segment.next, rows, {**state, **found})]
+                else:
+                    onward = [
+                        (self._program.after(name)[route], rows[places], part)
+                        for route, places, part in gate.split(state)
+                    ]
+                    notes |= dict.fromkeys(_unsure(name, gate, rows, state))
+                spent = (time.perf_counter() - begin) * 1e3 / len(rows)
+                for row in rows:
+                    way = ways[row]
+                    ways[row] = Way((*way.nodes, name), way.work + work, way.milliseconds + spent)
+                for target, there, left in onward:
+                    needed = self._needed[target]
+                    kept = {key: array for key, array in left.items() if key in needed}
+                    waiting.setdefault(target, []).append(_Group(there, kept))
+        return self._gathered(waiting[None], count), Trace(tuple(ways), tuple(notes))
+
+    def _rows(self, arrays: Mapping[str, np.ndarray]) -> int:
+        counts = {len(array) if array.ndim else 0 for array in arrays.values()}
+        if len(counts) != 1 or counts == {0}:
+            raise InputError(
+                "The inputs have no rows, or not as many each.", "Give every input the same number of rows."
+            )
+        return counts.pop()
+
+    def _needs(self) -> dict[str | None, set[str]]:
+        """The arrays that a node, or one after it, may read."""
+        needed: dict[str | None, set[str]] = {None: set(self._outputs)}
+        for name in reversed(self._program.order):
+            gate = self._gates.get(name)
+            own = set(self._loaded[name].inputs if gate is None else gate.reads)
+            after = set().union(*(needed[target] for target in self._program.after(name)))
+            made = set() if gate is not None else {spec.name for spec in self._segments[name].outputs}
+            needed[name] = own | (after - made)
+        return needed
+
+    def _gathered(self, groups: Sequence[_Group], count: int) -> dict[str, np.ndarray]:
+        outputs = {}
+        for name in self._outputs:
+            parts = [(rows, state[name]) for rows, state in groups if name in state]
+            if sum(len(rows) for rows, _ in parts) != count:
+                raise InputError(f"The program ends without its output '{name}'.", "Make the bundle again.")
+            dims = {part.ndim for _, part in parts}
+            if len(dims) != 1:
+                raise InputError(
+                    f"The program's output '{name}' has a different number of axes on different ways.",
+                    "Make the bundle again.",
+                )
+            largest = tuple(np.max([part.shape[1:] for _, part in parts], axis=0)) if dims != {1} else ()
+            whole = np.zeros((count, *largest), parts[0][1].dtype)
+            for rows, part in parts:
+                corner: Any = (rows, *(slice(size) for size in part.shape[1:]))
+                whole[corner] = part
+            outputs[name] = whole
+        return outputs
+
+
+class _Tokens:
+    """How many tokens there are still, as a share of those at the start."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._at_first = {
+            name: array.shape[1] for name, array in arrays.items() if array.ndim == 2 and array.shape[1]
+        }
+
+    def share(self, state: State) -> float:
+        left = [state[name].shape[1] / size for name, size in self._at_first.items() if name in state]
+        return min(left, default=1.0)
+
+
+def _merged(groups: Sequence[_Group]) -> list[_Group]:
+    """Groups whose arrays agree in all but their rows, together, their rows in order."""
+    alike: dict[object, list[_Group]] = {}
+    for group in groups:
+        shape = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(group.state.items()))
+        alike.setdefault(shape, []).append(group)
+    merged = []
+    for parts in alike.values():
+        if len(parts) == 1:
+            merged.append(parts[0])
+            continue
+        rows = np.concatenate([part.rows for part in parts])
+        order = np.argsort(rows)
+        state = {name: np.concatenate([part.state[name] for part in parts])[order] for name in parts[0].state}
+        merged.append(_Group(rows[order], state))
+    return merged
+
+
+def _unsure(name: str, gate: GateConfig, rows: np.ndarray, state: State) -> list[str]:
+    """A note for each row whose answer at a gate is no number: such a row goes on to the whole model."""
+    output = getattr(gate, "output", None)
+    if output is None:
+        return []
+    broken = rows[~finite(state[output])]
+    return [f"Row {row} had no number for an answer at '{name}', and went on." for row in broken]

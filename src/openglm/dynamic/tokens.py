@@ -1,0 +1,76 @@
+"""Tokens that matter little are dropped: what runs next gets shorter inputs.
+
+A token matters by the attention that it received (PoWER-BERT: Goyal et al. 2020), against a threshold
+that each layer has (Learned Token Pruning: Kim et al. 2022).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from openglm.dynamic.gate import GateConfig, Passed, State
+
+
+class Tokens(GateConfig):
+    """Keeps the tokens whose importance is at least `threshold` times the row's mean; one route."""
+
+    kind: ClassVar[str] = "tokens"
+
+    importance: str
+    """(rows, tokens)."""
+    mask: str
+    """(rows, tokens), or with more axes between: `absent` where there is no token."""
+    absent: float
+    """What `mask` holds there: 0, or a very negative number where it is added to attention scores."""
+    threshold: float = Field(ge=0, allow_inf_nan=False)
+    first: int = Field(default=1, ge=0)
+    """Tokens at the start that always stay: what the answer is read from."""
+    axes: dict[str, int]
+    """The axis of tokens of each array to shorten, the mask among them."""
+
+    @property
+    def ways(self) -> int:
+        return 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.importance, self.mask, *self.axes)))
+
+    def split(self, state: State) -> list[Passed]:
+        rows = np.arange(len(state[self.mask]))
+        kept = self.kept(state[self.importance], state[self.mask])
+        counts = kept.sum(axis=1)
+        if (counts == kept.shape[1]).all():
+            return [Passed(0, rows, state)]
+        longest = max(1, int(counts.max()))
+        # A stable sort of what goes behind what stays keeps the tokens' order.
+        places = np.argsort(~kept, axis=1, kind="stable")[:, :longest]
+        shorter = dict(state)
+        for name, axis in self.axes.items():
+            shorter[name] = _take(state[name], places, axis)
+        behind = np.arange(longest)[None, :] >= counts[:, None]
+        axis = self.axes[self.mask]
+        mask = np.moveaxis(shorter[self.mask], axis, 1).copy()
+        mask[behind] = self.absent
+        shorter[self.mask] = np.ascontiguousarray(np.moveaxis(mask, 1, axis))
+        return [Passed(0, rows, shorter)]
+
+    def kept(self, importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Whether each token stays, (rows, tokens). What is no number counts as important."""
+        there = (np.moveaxis(mask, self.axes[self.mask], 1).reshape(*importance.shape, -1) != self.absent)[
+            ..., 0
+        ]
+        counted = np.where(there, importance, 0.0)
+        mean = counted.sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
+        kept: np.ndarray = there & ~(counted < self.threshold * mean)
+        kept[:, : self.first] |= there[:, : self.first]
+        return kept
+
+
+def _take(array: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    moved = np.moveaxis(array, axis, 1)
+    taken = np.take_along_axis(moved, places.reshape(*places.shape, *(1,) * (moved.ndim - 2)), axis=1)
+    return np.ascontiguousarray(np.moveaxis(taken, 1, axis))
