@@ -100,15 +100,31 @@ def test_other_input(tmp_path: Path) -> None:
         Study(tmp_path, {"model": "xyz"}, CHOICES)
 
 
-def test_another_version(tmp_path: Path) -> None:
+def test_without_the_recipe_that_it_was_begun_with(tmp_path: Path) -> None:
+    Study(tmp_path, PRINT | {"recipe": "fuse"}, {})
+    with pytest.raises(InputError, match=r"begun with other recipe\."):
+        study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        """UPDATE study_user_attributes SET value_json = '{"format": "0", "model": "abc"}'""",
+        "UPDATE alembic_version SET version_num = 'v1.3.0.a'",  # tables of an older Optuna
+    ],
+)
+def test_another_version(tmp_path: Path, change: str) -> None:
     study(tmp_path)
     with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute(
-            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'fingerprint'",
-            ('{"format": "0", "model": "abc"}',),
-        )
+        database.execute(change)
     with pytest.raises(InputError, match="another version of openglm"):
         study(tmp_path)
+
+
+def test_choices_of_another_version(tmp_path: Path) -> None:
+    study(tmp_path)
+    with pytest.raises(InputError, match="another version of openglm"):
+        Study(tmp_path, PRINT, CHOICES | {"layers": (6, 4)})
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no database" * 100])

@@ -28,6 +28,7 @@ FILE = "study.db"
 NAME_FILE = "study.name"
 """Holds the study's name where its record is elsewhere, with others maybe."""
 NAME = "openglm"
+_ANEW = "Start anew with --fresh, or give another --output."
 _SEED = 20
 _RANDOM = 6
 """Trials at random before the sampler models what is good."""
@@ -79,8 +80,12 @@ class Study:
         self._where = _shown(storage) if storage else str(folder / FILE)
         self._running: dict[int, Any] = {}
         with self._safely():
+            try:
+                kept = _storage(optuna, folder, storage)
+            except RuntimeError as error:  # tables of another version of Optuna
+                raise self._outdated() from error
             self._study = optuna.create_study(
-                storage=_storage(optuna, folder, storage),
+                storage=kept,
                 study_name=_name(folder, storage),
                 load_if_exists=True,
                 directions=["minimize"]
@@ -91,27 +96,29 @@ class Study:
                     n_startup_trials=_RANDOM,
                 ),
             )
-            self._check(fingerprint)
+            self._check(fingerprint, as_json(choices))
             for trial in self._study.get_trials(deepcopy=False):
                 if trial.state == optuna.trial.TrialState.RUNNING:
                     self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                     self._enqueue(trial.params, trial.user_attrs.get("effort", 0))
 
-    def _check(self, fingerprint: Mapping[str, str]) -> None:
+    def _check(self, fingerprint: Mapping[str, str], choices: str) -> None:
         """Raise `InputError` where the study is of another format or for other input."""
-        wanted = {"format": str(FORMAT), **fingerprint}
+        wanted = {"format": str(FORMAT), **fingerprint, "choices": choices}
         known = self._study.user_attrs.get("fingerprint")
         if known is None:
             self._study.set_user_attr("fingerprint", wanted)
             return
-        anew = "Start anew with --fresh, or give another --output."
-        if known.get("format") != str(FORMAT):
-            raise InputError(f"The search in {self._where} was begun by another version of openglm.", anew)
-        changed = [name for name in wanted if known.get(name) != wanted[name]]
+        changed = [name for name in {**wanted, **known} if known.get(name) != wanted.get(name)]
+        # For the same input, other choices come of another version.
+        if "format" in changed or changed == ["choices"]:
+            raise self._outdated()
         if changed:
-            raise InputError(
-                f"The search in {self._where} was begun with other {' and other '.join(changed)}.", anew
-            )
+            others = " and other ".join(name for name in changed if name != "choices")
+            raise InputError(f"The search in {self._where} was begun with other {others}.", _ANEW)
+
+    def _outdated(self) -> InputError:
+        return InputError(f"The search in {self._where} was begun by another version of openglm.", _ANEW)
 
     def remember(self, name: str, value: Any) -> None:
         """Keep something beside the trials that JSON can hold."""
