@@ -105,6 +105,18 @@ def test_of_every_few_the_most_promising_is_trained() -> None:
     assert (following.params, following.effort) != (plan.params, 1)
 
 
+def test_what_takes_too_long_to_train_keeps_nothing_else_from_it() -> None:
+    found = planner()
+    history = schemes_done(found)
+    for number, pace in enumerate((0.1, 0.1, 60.0)):  # the last step was measured on a busy machine, say
+        plan = found.next(history, 900.0)
+        assert plan is not None
+        history.append(done(found, plan, 3.0 + number, 0.02, pace=pace))
+    promoted = found.next(history, 900.0)
+    assert promoted is not None
+    assert (promoted.params, promoted.effort) == (history[-2].params, 1)
+
+
 def test_training_goes_on_from_where_it_was() -> None:
     found = planner()
     history = schemes_done(found)

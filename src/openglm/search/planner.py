@@ -123,17 +123,21 @@ class Planner:
             return None
         structured = [item for item in done if self.space.changes_module(item.params)]
         for effort in reversed(range(len(SHARES))):
-            ready = [item for item in structured if item.effort == effort and self._promising(item, done)]
+            seconds = min(SHARES[effort] * self.time_limit_s, left_s)
+            ready = [
+                item
+                for item in structured
+                if item.effort == effort and self._promising(item, done) and _steps(item, done, seconds)
+            ]
             if not ready:
                 continue
             at_effort = sum(item.effort == effort for item in structured)
             gone_on = sum(item.effort == effort + 1 for item in structured)
             best = max(ready, key=lambda item: self._value(item, done))
-            seconds = min(SHARES[effort] * self.time_limit_s, left_s)
             # No time for more of the same: what there is goes on now, or never.
             urgent = left_s < (SHARES[effort] + SHARES[max(effort - 1, 0)]) * self.time_limit_s
-            steps = _steps(best, done, seconds)
-            if (urgent or at_effort >= ETA * (gone_on + 1) or effort == len(SHARES) - 1) and steps:
+            if urgent or at_effort >= ETA * (gone_on + 1) or effort == len(SHARES) - 1:
+                steps = _steps(best, done, seconds)
                 return Plan(best.params, effort + 1, (*best.steps, self._training(steps, effort)))
         return None
 
