@@ -178,7 +178,7 @@ def _olive_passes(transformer: Mapping[str, Any] | None) -> dict[str, Any]:
     fused = {"type": "OrtTransformersOptimization", "model_type": "bert", "opt_level": 0, **transformer}
     # Shapes are not inferred through the operators that the optimizer puts in.
     untyped = {"extra_options": {"DefaultTensorType": 1}}
-    dynamic = {"type": "OnnxDynamicQuantization", "quant_preprocess": True}
+    dynamic = {"type": "OnnxDynamicQuantization"}
     return {"optimize": [fused, plain], "quantize": [{**dynamic, **untyped}, {**static, **untyped}]}
 
 
