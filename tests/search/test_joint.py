@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -23,11 +24,14 @@ from openglm.passes.distil import Distil
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fuse import Fuse
 from openglm.passes.layers import LayerPruning
+from openglm.passes.low_rank import LowRank
 from openglm.passes.neurons import NeuronPruning
 from openglm.passes.vocabulary import VocabularyPruning
 from openglm.search.optimize import optimize
 from openglm.search.result import Result
 from openglm.search.study import FILE, NAME, NAME_FILE
+
+torch = pytest.importorskip("torch")
 
 DEVICE = "cortex-a53-2gb"
 SETTINGS: dict[str, Any] = {"threads": 1, "calibration_samples": 8, "evaluation_samples": 16}
@@ -245,3 +249,53 @@ def test_a_killed_worker(bert_folder: Path, sentences: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert killed
     assert result.trials[1].candidate.outcome != "failed", result.trials[1].candidate.reason
+
+
+class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """A classifier of three classes; where `twice`, two of its layers share their weights."""
+
+    def __init__(self, twice: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.front, self.middle, self.again, self.back = (
+            torch.nn.Linear(*sizes) for sizes in ((16, 64), (64, 64), (64, 64), (64, 3))
+        )
+        if twice:
+            self.again.weight = self.middle.weight
+
+    def forward(self, x: Any) -> Any:
+        return self.back(self.again(self.middle(self.front(x).relu()).relu()).relu())
+
+
+def rows(labels: Any) -> list[dict[str, Any]]:
+    draws = np.random.default_rng(0)
+    return [{"x": draws.normal(size=16).astype(np.float32), "label": label} for label in labels]
+
+
+def classifier(**more: Any) -> Any:
+    return openglm.AutoModel.wrap(Net(**more), [torch.randn(2, 16)], task="classification")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 1, 7] * 14, "The label 7 is none of the model's 3 classes"),
+        ([1] * 40, "Every label of .* is 1"),
+    ],
+)
+def test_labels_that_nothing_can_be_trained_on(labels: list[int], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        search(classifier(), rows(labels), folder=tmp_path / "study")  # type: ignore[arg-type]
+    assert not (tmp_path / "study").exists()
+
+
+def test_shared_weights(tmp_path: Path) -> None:
+    """What is cut and trained keeps its outputs' names, and layers that share weights stay as they are."""
+    recipe = (LowRank(keep=0.75), Distil(steps=2, batch_size=8), Fuse())
+    model = classifier(twice=True)
+    result = search(model, rows([0, 1, 2] * 14), recipe=recipe, max_drop=1.0)  # type: ignore[arg-type]
+    trial = result.trials[1]
+    assert trial.candidate.outcome != "failed", trial.candidate.reason
+    (output,) = [spec.name for spec in model.outputs]
+    assert set(result.bench.reference) == {output}
+    assert any("share" in note or "another layer" in note for note in trial.candidate.notes)

@@ -65,6 +65,10 @@ class Hunt:
         statistics = analyse(bench.model.graph, bench.dims)
         may_train = bench.training is not None and self.recipe is None
         self.space = Space.of(bench.model, statistics, structure=may_train)
+        if bench.training is not None and self.space.structural:
+            from openglm.training.samples import check_labels
+
+            check_labels(bench.model, bench.training)  # before hours go by without a training that ends
         fixed = {"recipe": toml([step.to_recipe() for step in self.recipe])} if self.recipe else {}
         limits = {
             "budget": bench.setup.budget.model_dump_json(),

@@ -253,6 +253,14 @@ def _checked(specs: tuple[TensorSpec, ...], given: Mapping[str, Any]) -> dict[st
     return checked
 
 
+def check_labels(model: Model, dataset: Dataset) -> None:
+    """Raise `InputError` where `Samples` would for the labels, before any sample is prepared."""
+    if model.task.endswith("classification") and dataset.labelled:
+        width = model.outputs[0].shape[-1]
+        if isinstance(width, int):
+            _labels(model, dataset, [sample.label for sample in dataset], width)
+
+
 def _labels(model: Model, dataset: Dataset, found: list[Any], width: int) -> torch.Tensor:
     if any(label is None for label in found):
         raise InputError(f"Some samples of {dataset.name} have no label.", "Label all of them or none.")
