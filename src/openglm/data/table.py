@@ -74,10 +74,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from error
 
 
-def _tsv(path: Path) -> Iterator[Row]:
-    """Fields between tabs; quotation marks mean nothing, as in GLUE."""
+def tsv(path: Path, *, skip_broken: bool = False) -> Iterator[Row]:
+    """Fields between tabs; quotation marks mean nothing, as in GLUE.
+
+    Raises `InputError` at a row that has more or fewer fields than the first, unless such are skipped.
+    """
     fields = ((number, text.split("\t")) for number, line in _lines(path) if (text := line.rstrip("\r\n")))
-    return _named(path, fields)
+    return _named(path, fields, skip_broken)
 
 
 def _csv(path: Path) -> Iterator[Row]:
@@ -97,7 +100,7 @@ def _csv(path: Path) -> Iterator[Row]:
     return _named(path, fields())
 
 
-def _named(path: Path, fields: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+def _named(path: Path, fields: Iterator[tuple[int, list[str]]], skip_broken: bool = False) -> Iterator[Row]:
     header = next(fields, None)
     if header is None:
         return
@@ -107,6 +110,8 @@ def _named(path: Path, fields: Iterator[tuple[int, list[str]]]) -> Iterator[Row]
         fields = chain([header], fields)
     for number, values in fields:
         if len(values) != len(names):
+            if skip_broken:
+                continue
             raise InputError(
                 f"{path}:{number} has {len(values)} fields where the first line has {len(names)}.",
                 "Correct or remove the row.",
@@ -157,7 +162,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 _ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".tsv": _tsv,
+    ".tsv": tsv,
     ".csv": _csv,
     ".jsonl": _json,
     ".json": _json,
