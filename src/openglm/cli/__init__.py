@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from openglm.cli import devices, fit, measure, models, optimize, run
+from openglm.cli import bench, devices, finetune, fit, measure, models, optimize, run
 from openglm.errors import OpenGLMError
 
 OVERVIEW = """Fit neural models to phones: verdict, compression, proof, bundle.
@@ -27,6 +27,8 @@ run the result                                  openglm run OUT --text "..."
 check that a bundle is whole and still right    openglm verify OUT
 see what was done to it and why                 openglm explain OUT
 measure two against each other                  openglm compare A B
+fine-tune an encoder for a task                 openglm finetune MODEL --task sst-2 --data DIR -o OUT
+judge it by GLUE                                openglm bench glue --model OUT --data DIR
 
 MODEL is a zoo name (openglm models), a hub id, a folder, an .onnx or a .pt2 file.
 Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 cannot write, 130 stopped.
@@ -55,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (devices, models, fit, optimize, run, measure):
+for group in (devices, models, fit, optimize, run, measure, finetune, bench):
     group.register(app)
 
 

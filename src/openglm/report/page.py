@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from importlib import resources
 from string import Template
@@ -28,21 +28,31 @@ SECTIONS: dict[str, tuple[str, Callable[[Manifest], Markup | None]]] = {
 
 def render(manifest: Manifest) -> str:
     """The report on a bundle as one HTML page that needs nothing from anywhere else."""
+    made = {anchor: show(manifest) for anchor, (_, show) in SECTIONS.items()}
+    sections = {anchor: section for anchor, section in made.items() if section is not None}
+    return document(
+        f"{manifest.name} for {manifest.device.get('name', 'a device')}",
+        _opening(manifest, list(sections)),
+        sections.values(),
+        _footer(manifest),
+    )
+
+
+def document(title: str, opening: Markup, sections: Iterable[Markup], footer: Markup) -> str:
+    """A page in the style of all reports, which loads nothing and runs nothing but what is in it."""
     folder = resources.files("openglm.report")
     style, script, page = (
         (folder / name).read_text(encoding="utf-8") for name in ("style.css", "script.js", "page.html")
     )
-    made = {anchor: show(manifest) for anchor, (_, show) in SECTIONS.items()}
-    sections = {anchor: section for anchor, section in made.items() if section is not None}
     return Template(page).substitute(
         # By their hashes, so that nothing else can run or load, should some text ever get past the escaping.
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
-        title=join(f"{manifest.name} for {manifest.device.get('name', 'a device')}"),
+        title=join(title),
         style=style,
         script=script,
-        opening=_opening(manifest, list(sections)),
-        sections=join(sections.values()),
-        footer=_footer(manifest),
+        opening=opening,
+        sections=join(sections),
+        footer=footer,
     )
 
 

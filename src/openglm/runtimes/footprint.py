@@ -40,7 +40,8 @@ def measure(model: Path, arrays: Mapping[str, np.ndarray], threads: int) -> Foot
     return Footprint(**json.loads(done.stdout))
 
 
-def _resident_mb(peak: bool) -> float | None:
+def resident_mb(peak: bool) -> float | None:
+    """Megabytes of memory that this process has, or has had at most; none where the system does not tell."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
@@ -58,13 +59,13 @@ def main(model: str, inputs: str, threads: str) -> None:
 
     with np.load(inputs, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    before = _resident_mb(peak=False)
+    before = resident_mb(peak=False)
     start = time.perf_counter()
     runner = Runner(Path(model), threads=int(threads))
     load_ms = (time.perf_counter() - start) * 1e3
     for _ in range(RUNS):
         runner.run(arrays)
-    after = _resident_mb(peak=True)
+    after = resident_mb(peak=True)
     peak = None if before is None or after is None else round(after - before, 2)
     print(json.dumps(Footprint(round(load_ms, 2), peak)._asdict()))
 

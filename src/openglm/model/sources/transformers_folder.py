@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def _versions() -> str:
 
 def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> Any:
     """The folder's model with one tensor as its output, as a graph has it."""
-    from openglm.model.sources.module import first_line, quiet, require_torch
+    from openglm.model.sources.module import require_torch
 
     torch = require_torch()
     try:
@@ -192,29 +192,7 @@ def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
             f"transformers {transformers.__version__} does not know the architecture '{architecture}'.",
             "Code that comes with a model is never run; use a model of a known architecture.",
         )
-    progress: Any = transformers.utils.logging
-    was_shown = progress.is_progress_bar_enabled()
-    progress.disable_progress_bar()
-    try:
-        with quiet():
-            # Plain attention exports to few operators, which every engine fuses; the other forms do not.
-            module, loaded = maker.from_pretrained(
-                folder,
-                attn_implementation="eager",
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:  # transformers raises many kinds for a folder that is not whole
-        raise InputError(
-            f"transformers cannot load {folder} ({first_line(error)}).",
-            "Check or copy the folder again.",
-        ) from error
-    finally:
-        if was_shown:
-            progress.enable_progress_bar()
+    module, loaded = from_pretrained(maker, folder)
     # transformers fills these with random numbers; a pooler's output is not used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler." not in key):
         raise InputError(
@@ -226,6 +204,69 @@ def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
         return _picked(torch, module, "logits").eval()
     field = "last_hidden_state" if task in ("embedding", "generic") else "logits"
     return _encoder(torch, module, pooling, field, task).eval()
+
+
+def from_pretrained(maker: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """What a class of transformers makes of a folder's own files, in float32, and which weights were missing.
+
+    Raises `InputError` where it cannot.
+    """
+    import torch
+
+    from openglm.model.sources.module import first_line
+
+    try:
+        with _silent():
+            # Plain attention exports to few operators, which every engine fuses; the other forms do not.
+            module, loaded = maker.from_pretrained(
+                folder,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # transformers raises many kinds for a folder that is not whole
+        raise InputError(
+            f"transformers cannot load {folder} ({first_line(error)}).",
+            "Check or copy the folder again.",
+        ) from error
+    return module, loaded
+
+
+def save_pretrained(module: Any, folder: Path) -> None:
+    """Write config.json and model.safetensors of transformers' module; raises `OSError` where it cannot."""
+    with _silent():
+        module.save_pretrained(folder)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep transformers' remarks and progress bars off the terminal."""
+    import transformers
+
+    from openglm.model.sources.module import quiet
+
+    progress: Any = transformers.utils.logging
+    was_shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        with quiet():
+            yield
+    finally:
+        if was_shown:
+            progress.enable_progress_bar()
+
+
+def classifier_graph(module: Any) -> ir.Model:
+    """The graph of a text classifier of transformers that came from no folder."""
+    from openglm.model.sources.module import require_torch
+
+    return _export(
+        _encoder(require_torch(), module.eval(), None, "logits", "classification"), "classification"
+    )
 
 
 def _export(wrapper: Any, task: str) -> ir.Model:

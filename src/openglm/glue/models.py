@@ -1,0 +1,155 @@
+"""What is judged: for each task something that answers one row of text, whatever it was made from.
+
+A model may be a transformers folder, a bundle or an .onnx file with its tokenizer; or a folder of
+such, one for each task, called as the tasks are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openglm.bundle.store import is_bundle, opened
+from openglm.data.dataset import Dataset
+from openglm.dynamic.session import load
+from openglm.errors import InputError
+from openglm.glue import finetuning, read
+from openglm.glue.tasks import TASKS, Task
+from openglm.metrics.metric import main_output
+from openglm.model.auto import AutoModel
+from openglm.model.sources import onnx_file, transformers_folder
+from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.training.loop import Progress
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model of one task, loaded in the engine."""
+
+    encode: Callable[[Mapping[str, str]], Arrays]
+    """From "text" and "text_pair" to the model's inputs, a batch of one."""
+    run: Callable[[Arrays], np.ndarray]
+    """From those to its output, (1, outputs)."""
+    classes: tuple[str, ...] | None
+    """The names of its outputs, where it states them."""
+    size_bytes: int
+    file: Path | None
+    """The engine's model file; None where a bundle has several."""
+    config: Path | None
+    """transformers' config.json, where it has one."""
+
+
+Provider = Callable[[Task], Classifier]
+"""Gives the model of a task."""
+
+
+def tasks_of(source: str) -> list[Task]:
+    """The tasks that a model says it is for; none where it does not say."""
+    folder = Path(source)
+    if _several(folder):
+        return read.present(folder)
+    if transformers_folder.matches(source):
+        stated = AutoModel.from_pretrained(source).config.get("openglm_task")
+        return [TASKS[stated]] if stated in TASKS else []
+    return []
+
+
+def stored(source: str, threads: int, work: Path, resources: ExitStack) -> Provider:
+    """Gives the models that are at `source`, loaded; graphs are written into `work`."""
+    folder = Path(source)
+    if not _several(folder):
+        return lambda task: _open(source, threads, work / f"{task.slug}.onnx", resources)
+
+    def provide(task: Task) -> Classifier:
+        found = read.subfolder(folder, task)
+        if found is None:
+            raise InputError(
+                f"{source} holds no model for {task.name}.", f"Put one into {folder / task.name}."
+            )
+        return _open(str(found), threads, work / f"{task.slug}.onnx", resources)
+
+    return provide
+
+
+def finetuned(
+    source: str,
+    data: Path | None,
+    plan: finetuning.Plan,
+    home: Path,
+    progress: Callable[[Task, Progress], None],
+) -> Callable[[Task], Path]:
+    """Gives, for a task, the folder in `home` of `source` fine-tuned for it; one that is there is taken.
+
+    Raises `InputError` where what is there was made otherwise.
+    """
+
+    def provide(task: Task) -> Path:
+        output = home / task.name
+        if transformers_folder.matches(str(output)):
+            made = AutoModel.from_pretrained(output).config.get("openglm_recipe")
+            if made != finetuning.recipe(source, task, plan):
+                raise InputError(
+                    f"{output} was fine-tuned from another model, or with other settings.",
+                    "Remove it, or give another output folder.",
+                )
+            return output
+        judges: dict[str, Dataset] = read.dev(task, data)
+        finetuning.finetune(
+            source, task, read.train(task, data), judges, output, plan, lambda step: progress(task, step)
+        )
+        return output
+
+    return provide
+
+
+def _several(folder: Path) -> bool:
+    """Whether this is a folder of models, one for each task."""
+    if is_bundle(folder) or transformers_folder.matches(str(folder)):
+        return False
+    return any(read.subfolder(folder, task) for task in TASKS.values())
+
+
+def _open(source: str, threads: int, path: Path, resources: ExitStack) -> Classifier:
+    if is_bundle(Path(source)):
+        return _open_bundle(Path(source), threads, resources)
+    model = AutoModel.from_pretrained(source)
+    if model.task != "classification":
+        raise InputError(
+            f"{source} is no classifier of text.",
+            "Fine-tune it first: openglm finetune, or bench glue --finetune.",
+        )
+    processor = model.processor
+    if processor is None:
+        raise InputError(f"{source} has no tokenizer.", "Put its tokenizer.json beside it.")
+    onnx_file.write(model.graph, path)
+    runner = Runner(path, threads=threads)
+    config = Path(source) / "config.json"
+    return Classifier(
+        encode=lambda row: processor([row]),
+        run=lambda arrays: main_output(runner.run(arrays), "GLUE"),
+        classes=model.class_names,
+        size_bytes=path.stat().st_size,
+        file=path,
+        config=config if config.is_file() else None,
+    )
+
+
+def _open_bundle(source: Path, threads: int, resources: ExitStack) -> Classifier:
+    folder, _ = resources.enter_context(opened(source))
+    session = resources.enter_context(load(folder, threads=threads))
+    segments = session.manifest.program.segments
+    files = [folder / segment.models[NAME] for segment in segments]
+    return Classifier(
+        encode=lambda row: session.processor([row]),
+        run=lambda arrays: main_output(session.run(arrays), "GLUE"),
+        classes=None,
+        size_bytes=sum(file.stat().st_size for file in files),
+        file=files[0] if len(files) == 1 else None,
+        config=None,
+    )
