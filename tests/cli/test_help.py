@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 Command = Callable[..., Any]
-COMMANDS = ("devices", "models", "inspect", "fit", "optimize", "run", "verify", "compare", "explain")
+COMMANDS = (
+    "devices",
+    "models",
+    "inspect",
+    "fit",
+    "optimize",
+    "run",
+    "verify",
+    "compare",
+    "explain",
+    "finetune",
+)
 
 
 def test_overview(command: Command) -> None:

@@ -108,6 +108,11 @@ def _load(source: str) -> Model:
     if not is_bundle(Path(source)):
         return AutoModel.from_pretrained(source)
     with opened(Path(source)) as (home, manifest):
+        if len(manifest.program.segments) > 1:
+            raise InputError(
+                f"{source} is a program of several graphs, which compare does not measure.",
+                "Give a bundle of one graph.",
+            )
         graph = onnx_file.read(home / manifest.program.segments[0].models[NAME])
         ir.external_data.load_to_model(graph)  # nothing may point into a folder that goes
         processor = None
