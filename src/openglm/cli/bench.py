@@ -202,6 +202,11 @@ def _tell(result: Result) -> None:
         f"average of {count} task{'s' if count > 1 else ''}",
         *(f"{mark if side.cited else ''}{points(side.average)}" for side in result.sides),
     )
+    for judged in result.tasks:
+        cited = [side.scores.get(judged.task) for side in result.sides[1:]]
+        if any(value is not None for value in cited):
+            told = ("" if value is None else f"cited {points(value)}" for value in cited)
+            sides.add_row(judged.task, points(judged.score), *told)
     sides.add_row("latency, median", *(f"{side.latency.median_ms:.2f} ms" for side in result.sides))
     sides.add_row("latency, p90", *(f"{side.latency.p90_ms:.2f} ms" for side in result.sides))
     if len(result.sides) > 1:
