@@ -143,6 +143,8 @@ def test_the_page(beside: Result) -> None:
     text = page.render(beside)
     for part in ("a model on GLUE", "Roberta-small (cited)", "70.0", "accuracy 100.0, f1 100.0", "<svg"):
         assert part in text
+    assert "GLUE average" not in text  # of two tasks, it compares with no published one
+    assert "100.0 (2\u00a0tasks)" in text
     assert text == page.render(Result.model_validate_json(beside.model_dump_json()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from openglm.glue.bench import MODEL, Judged, Result, Side
+from openglm.glue.tasks import TASKS
 from openglm.report import plots, units
 from openglm.report.markup import Content, Markup, tag
 from openglm.report.page import document
@@ -54,6 +55,11 @@ def standing(result: Result) -> str:
 
 def _tasks(result: Result) -> str:
     return units.count(len(result.tasks), "task")
+
+
+def _comparable(result: Result) -> bool:
+    """Whether all tasks were judged that published averages are over; many leave WNLI out."""
+    return {task.name for task in TASKS.values()} - {judged.task for judged in result.tasks} <= {"WNLI"}
 
 
 def _scores(result: Result, where: str) -> Markup:
@@ -111,13 +117,9 @@ def _beside(result: Result, where: str) -> Markup:
             units.size,
         ),
         ("Size", "as a file", lambda side: float(side.size_bytes), units.size),
-        (
-            f"GLUE average, the model’s of {_tasks(result)}",
-            "of the others cited",
-            lambda side: max(side.average, 0.0),
-            points,
-        ),
     ]
+    if _comparable(result):
+        wanted.append(("GLUE average", "of the others cited", lambda side: max(side.average, 0.0), points))
     cards = [_card(*each, sides) for each in wanted]
     names = list(dict.fromkeys(name for side in result.sides for name in side.scores))
     heads = [Cell("Score")]
@@ -130,7 +132,10 @@ def _beside(result: Result, where: str) -> Markup:
         ]
         for name in names
     ]  # fmt: skip
-    rows.append([Cell("Average"), *(Cell(points(side.average), "number") for side in result.sides)])
+    own, *others = result.sides
+    average = [points(own.average) + ("" if _comparable(result) else f" ({_tasks(result)})")]
+    average += [points(side.average) for side in others]
+    rows.append([Cell("Average"), *(Cell(each, "number") for each in average)])
     shown = tag("div", [card for card in cards if card is not None], class_="cards")
     title = f"Beside {' and '.join(side.name for side in result.sides[1:])}"
     return section("beside", title, aside, shown, table("Scores, measured and cited", heads, rows))
