@@ -7,20 +7,15 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import GateConfig, State, probabilities, where_sure
+from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
 
 
-class Confidence(GateConfig):
+class Confidence(AnswerGate):
     """Sure where the largest probability is at least `threshold`."""
 
     kind: ClassVar[str] = "confidence"
 
-    output: str = "logits"
     threshold: float = Field(ge=0, le=1)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.output,)
 
     @staticmethod
     def score(logits: np.ndarray) -> np.ndarray:

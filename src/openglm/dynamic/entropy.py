@@ -7,20 +7,15 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import GateConfig, State, probabilities, where_sure
+from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
 
 
-class Entropy(GateConfig):
+class Entropy(AnswerGate):
     """Sure where the entropy, as a share of its maximum, is at most `threshold`."""
 
     kind: ClassVar[str] = "entropy"
 
-    output: str = "logits"
     threshold: float = Field(ge=0, le=1)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.output,)
 
     @staticmethod
     def score(logits: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -68,6 +68,17 @@ class GateConfig(BaseModel, ABC):
     def decide(self, state: State) -> np.ndarray:
         """The route of each row, (rows,). May put what it `keeps` into `state`."""
         raise AssertionError(f"{self.kind} splits by itself")
+
+
+class AnswerGate(GateConfig):
+    """A gate that decides by an answer: the output of an exit, or of a small model."""
+
+    output: str = "logits"
+    """(rows, classes), or (rows, 1)."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.output, *self.keeps)
 
 
 def kinds() -> dict[str, type[GateConfig]]:
@@ -132,8 +143,3 @@ def finite(array: np.ndarray) -> np.ndarray:
 def where_sure(sure: np.ndarray) -> np.ndarray:
     """The routes of rows that leave where `sure` is true, (rows,)."""
     return np.where(sure, LEAVE, GO_ON)
-
-
-def settings(config: GateConfig) -> Mapping[str, Any]:
-    """A config as a program keeps it."""
-    return config.model_dump(mode="json")

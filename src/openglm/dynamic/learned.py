@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 
 from openglm.dynamic.confidence import Confidence
 from openglm.dynamic.entropy import Entropy
-from openglm.dynamic.gate import GateConfig, State, probabilities, where_sure
+from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
 
 FEATURES = 3
 RIDGE = 1e-2
 STEPS = 25
 
 
-class Learned(GateConfig):
+class Learned(AnswerGate):
     """Sure where a logistic regression on what an exit says is at least `threshold`.
 
     Its features are the largest probability, its lead over the second, and the entropy.
@@ -24,7 +24,6 @@ class Learned(GateConfig):
 
     kind: ClassVar[str] = "learned"
 
-    output: str = "logits"
     weights: tuple[float, ...] = Field(min_length=FEATURES, max_length=FEATURES)
     bias: float
     threshold: float = Field(ge=0, le=1)
@@ -34,10 +33,6 @@ class Learned(GateConfig):
         if not np.isfinite([*self.weights, self.bias]).all():
             raise ValueError("its weights are not finite numbers")
         return self
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.output,)
 
     def score(self, logits: np.ndarray) -> np.ndarray:
         """How probable it is that the answer stays, (rows,)."""

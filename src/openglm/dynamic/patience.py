@@ -10,24 +10,19 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import GateConfig, State, finite, where_sure
+from openglm.dynamic.gate import AnswerGate, State, finite, where_sure
 
 _ANSWER, _RUN = "patience/answer", "patience/run"
 
 
-class Patience(GateConfig):
+class Patience(AnswerGate):
     """Sure once `patience` exits in a row have given what the one before them gave."""
 
     kind: ClassVar[str] = "patience"
 
-    output: str = "logits"
     patience: int = Field(ge=1)
     tolerance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """How far two answers may differ where the output is one number; classes must be the same."""
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.output, *self.keeps)
 
     @property
     def keeps(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from openglm.bundle.manifest import Program, Segment
-from openglm.dynamic.gate import GateConfig, State, finite, parse
+from openglm.dynamic.gate import AnswerGate, GateConfig, State, finite, parse
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
 
@@ -192,8 +192,7 @@ def _merged(groups: Sequence[_Group]) -> list[_Group]:
 
 def _unsure(name: str, gate: GateConfig, rows: np.ndarray, state: State) -> list[str]:
     """A note for each row whose answer at a gate is no number: such a row goes on to the whole model."""
-    output = getattr(gate, "output", None)
-    if output is None:
+    if not isinstance(gate, AnswerGate):
         return []
-    broken = rows[~finite(state[output])]
+    broken = rows[~finite(state[gate.output])]
     return [f"Row {row} had no number for an answer at '{name}', and went on." for row in broken]

@@ -11,22 +11,17 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import GateConfig, State, probabilities, where_sure
+from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
 
 
-class Wake(GateConfig):
+class Wake(AnswerGate):
     """Ends where the probability of the classes that wake is below `threshold`; NaN wakes."""
 
     kind: ClassVar[str] = "wake"
 
-    output: str = "logits"
     classes: tuple[int, ...] = Field(min_length=1)
     """The small model's classes that the large one is for."""
     threshold: float = Field(ge=0, le=1)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.output,)
 
     def score(self, logits: np.ndarray) -> np.ndarray:
         """The probability of the classes that wake, (rows,)."""

@@ -108,7 +108,7 @@ def finetune(
         history = train(
             model.module,
             rows,
-            _loss,
+            loss,
             settings,
             identity=" ".join(each.digest() for each in (rows, *judged.values())),
             checkpoint=work / "state",
@@ -199,7 +199,8 @@ def _write_start(source: str, task: Task, plan: Plan, start: Path) -> None:
     settings.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _loss(module: nn.Module, batch: Batch) -> torch.Tensor:
+def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
+    """The mean loss of a batch on its labels."""
     assert batch.labels is not None
     return losses.hard(losses.main_output(module(**batch.inputs)), batch.labels)
 

@@ -39,9 +39,9 @@ def main(config: str) -> None:
     import torch
     import transformers  # noqa: F401  # so that its code is in the baseline
 
+    from openglm.glue.finetuning import loss
     from openglm.glue.references import module_of
     from openglm.runtimes.footprint import resident_mb
-    from openglm.training import losses
     from openglm.training.loop import Settings, train
     from openglm.training.samples import Batch
 
@@ -53,10 +53,6 @@ def main(config: str) -> None:
                 ids = torch.arange(rows * TOKENS).reshape(rows, TOKENS) % 50 + 5
                 inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
                 yield Batch(inputs, torch.zeros(rows, dtype=torch.int64), torch.arange(rows))
-
-    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        assert batch.labels is not None
-        return losses.hard(losses.main_output(module(**batch.inputs)), batch.labels)
 
     before = resident_mb(peak=False)
     module = module_of(json.loads(Path(config).read_text(encoding="utf-8")))
