@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,15 @@ def _build(text: str, *, opset: int = 20, functions: str = "", **initializers: n
 
 
 def _run(model: ir.Model, feeds: Arrays, *, optimized: bool = True) -> dict[str, np.ndarray]:
+    content = ir.to_proto(model).SerializeToString()
+    if optimized:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            path.write_bytes(content)
+            return Runner(path).run(feeds)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = ir.to_proto(model).SerializeToString()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))

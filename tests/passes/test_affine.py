@@ -84,15 +84,18 @@ def test_blocks_are_padded_with_zeros() -> None:
     assert (grouped[:, 1, 1:] == 0).all()
 
 
-def slow_block(block: np.ndarray, bits: int, is_symmetric: bool) -> tuple[float, float]:
-    """The least squared error over the scales allowed, and the scale of the whole range."""
+def slow_block(block: np.ndarray, bits: int, is_symmetric: bool, zero: int) -> tuple[float, float]:
+    """The least squared error over the scales allowed, and the scale of the whole range.
+
+    `zero` is the zero point that was found: where the exact one lies between two integers, either may be.
+    """
     top = 2**bits - 1
     if is_symmetric:
         full = -block[np.abs(block).argmax()] / 2 ** (bits - 1)
-        zero = 2 ** (bits - 1)
+        assert zero == 2 ** (bits - 1)
     else:
         full = (max(block.max(), 0) - min(block.min(), 0)) / top
-        zero = round(-min(block.min(), 0) / full) if full else 0
+        assert abs(zero - (-min(block.min(), 0) / full if full else 0)) < 0.5001
     if not full:
         return 0.0, 1.0
     errors = []
@@ -117,7 +120,7 @@ def test_blockwise_is_its_slow_definition(grouped: np.ndarray, bits: int, is_sym
     assert integers.max() < 2**bits
     real = (integers.astype(float) - zeros[..., None]) * scales[..., None]
     for index in np.ndindex(3, 2):
-        error, full = slow_block(grouped[index], bits, is_symmetric)
+        error, full = slow_block(grouped[index], bits, is_symmetric, int(zeros[index]))
         found = np.square(real[index] - grouped[index]).sum()
         assert found == pytest.approx(error, rel=1e-3, abs=1e-4 * full**2)
 

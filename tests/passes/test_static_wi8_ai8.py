@@ -258,10 +258,10 @@ def test_an_intermediate_convolution_may_be_an_output_and_feed_float_operators(
 ) -> None:
     model = build(
         """g (float[n,4,8,8] x) => (float[n,2,8,8] y, float[n,8,8,8] c, float[n,8,8,8] e) {
-            c = Conv(x, k1) r = Relu(c) e = Exp(c) s = Sqrt(r) d = Conv(r, k2) f = Conv(d, k2) g = Neg(r)
+            c = Conv(x, k1) r = Relu(c) e = Exp(c) s = Sqrt(r) d = Conv(r, k2) f = Conv(d, k4) g = Neg(r)
             u = Add(f, g) v = Add(u, s) y = Conv(v, k3)
         }""",
-        **weights(rng, k1=(8, 4, 1, 1), k2=(8, 8, 1, 1), k3=(2, 8, 1, 1)),
+        **weights(rng, k1=(8, 4, 1, 1), k2=(8, 8, 1, 1), k4=(8, 8, 1, 1), k3=(2, 8, 1, 1)),
     )
     batches = images(rng)
     result = apply(StaticInt8(), model, batches).graph

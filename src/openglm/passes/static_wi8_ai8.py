@@ -152,9 +152,9 @@ class _Weights:
         key = (value, axis, scales.tobytes())
         if key not in self._made:
             arrays = {"int8" if index == 1 else "int32": integers, "scale": scales}
-            # Zero is what a zero point is where none is given. Only a Gemm, before its integer kernel
-            # is chosen, has to have its weight's spelt out.
-            if index == 1 and node.op_type != "Conv":
+            # Zero is what a zero point is where none is given. A Gemm gets its integer kernel only
+            # where it is spelt out, and ONNX Runtime's exact kernels for x86 without VNNI need it.
+            if index == 1:
                 arrays["zero"] = np.zeros(scales.shape, integers.dtype)
             self._made[key] = [
                 constant(self._model, f"{value.name}_{end}", item) for end, item in arrays.items()
