@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openglm.dynamic import footprint
 from openglm.errors import InputError
-from openglm.runtimes import footprint, measure
+from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
 
 

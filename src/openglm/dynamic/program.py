@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from pydantic import BaseModel
 
 from openglm.bundle.manifest import Program, Segment
 from openglm.dynamic.gate import AnswerGate, GateConfig, State, finite, parse
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
+from openglm.runtimes.onnxruntime import NAME, Runner
+
+PROGRAM_FILE = "program.json"
+"""A program beside its segments, where there is no bundle yet."""
 
 
 class Runs(Protocol):
@@ -157,6 +163,48 @@ class ProgramRunner:
                 whole[corner] = part
             outputs[name] = whole
         return outputs
+
+
+class ProgramFile(BaseModel):
+    """The content of a `PROGRAM_FILE`."""
+
+    program: Program
+    outputs: tuple[TensorSpec, ...]
+
+
+def open_program(
+    program: Program, outputs: Sequence[TensorSpec], folder: Path, *, threads: int | None = None
+) -> ProgramRunner:
+    """A program with its segments, files of `folder`, loaded; raises `InputError` where the engine does
+    not take one."""
+
+    def load(segment: Segment) -> Runner:
+        if NAME not in segment.models:
+            raise InputError(
+                f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
+                "Make it again for this engine.",
+            )
+        return Runner(folder / segment.models[NAME], threads=threads)
+
+    return ProgramRunner(program, outputs, load)
+
+
+def open_file(path: Path, *, threads: int | None = None) -> Runner | ProgramRunner:
+    """A model's file, or a `PROGRAM_FILE` with its segments, loaded; raises `InputError` for no such."""
+    if path.name != PROGRAM_FILE:
+        return Runner(path, threads=threads)
+    content = ProgramFile.model_validate_json(path.read_text(encoding="utf-8"))
+    return open_program(content.program, content.outputs, path.parent, threads=threads)
+
+
+def model_files(path: Path) -> list[Path]:
+    """The files of what `open_file` takes: weights in a file of their own are among them."""
+    names = [path.name]
+    if path.name == PROGRAM_FILE:
+        content = ProgramFile.model_validate_json(path.read_text(encoding="utf-8"))
+        names = [file for segment in content.program.segments for file in segment.models.values()]
+    found = [path.parent / file for name in names for file in (name, f"{name}.data")]
+    return [file for file in found if file.is_file()]
 
 
 class _Tokens:

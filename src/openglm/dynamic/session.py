@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from openglm.bundle.manifest import Manifest, Segment
+from openglm.bundle.manifest import Manifest
 from openglm.bundle.store import opened
-from openglm.dynamic.program import ProgramRunner, Trace
+from openglm.dynamic.program import ProgramRunner, Trace, open_program
 from openglm.errors import InputError, VerificationError
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.tensor import check_inputs
-from openglm.runtimes.onnxruntime import NAME, Runner, check_threads
+from openglm.runtimes.onnxruntime import Runner, check_threads
 
 TOLERANCE = 0.01
 """Largest difference from a recorded output, as a share of the largest recorded value, that another
@@ -49,7 +49,9 @@ class Session:
         self._folder = folder
         self._resources = resources
         try:
-            self._runner: ProgramRunner | None = open_program(manifest, folder, threads=threads)
+            self._runner: ProgramRunner | None = open_program(
+                manifest.program, manifest.outputs, folder, threads=threads
+            )
         except InputError as error:
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
         self._processor: Processor | None = None
@@ -155,20 +157,6 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_program(manifest: Manifest, folder: Path, *, threads: int | None = None) -> ProgramRunner:
-    """A bundle's program with its segments loaded; raises `InputError` where the engine takes one not."""
-
-    def opened_segment(segment: Segment) -> Runner:
-        if NAME not in segment.models:
-            raise InputError(
-                f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
-                "Make it again for this engine.",
-            )
-        return Runner(folder / segment.models[NAME], threads=threads)
-
-    return ProgramRunner(manifest.program, manifest.outputs, opened_segment)
 
 
 def probes(

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict
 
 from openglm.bundle.manifest import Host, Timing
 from openglm.data.dataset import Dataset
+from openglm.dynamic import footprint
 from openglm.errors import InputError
 from openglm.glue import memory, references
 from openglm.glue.models import Arrays, Classifier, Provider
 from openglm.glue.references import Reference
 from openglm.glue.scores import mean, scores
 from openglm.glue.tasks import TASKS, Task
-from openglm.runtimes import footprint, measure
+from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, Runner, version
 
 MODEL = "model"

@@ -39,9 +39,9 @@ def main(config: str) -> None:
     import torch
     import transformers  # noqa: F401  # so that its code is in the baseline
 
+    from openglm.dynamic.footprint import resident_mb
     from openglm.glue.finetuning import loss
     from openglm.glue.references import module_of
-    from openglm.runtimes.footprint import resident_mb
     from openglm.training.loop import Settings, train
     from openglm.training.samples import Batch
 

@@ -1,7 +1,8 @@
 """What a pass is: a config, and a function of a model that returns a new one.
 
-Some work on the PyTorch module (`ModulePass`: pruning, factorising, training), the others on the
-exported graph (`GraphPass`: fusing, quantizing); in a recipe the former come first.
+Some work on the PyTorch module (`ModulePass`: pruning, factorising, training), others on the exported
+graph (`GraphPass`: fusing, quantizing), and one, if any, makes a program of the graph (`ProgramPass`);
+in a recipe they come in this order.
 
 A technique is one file here that defines one `PassConfig`; nothing else names it. Passes of other
 packages are found through the entry point group "openglm.passes".
@@ -22,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from openglm.bundle.manifest import Program
 from openglm.data.dataset import Dataset
 from openglm.errors import InputError, nearest
 from openglm.model.model import Model
@@ -33,6 +35,8 @@ class Context:
 
     calibration: Callable[[], Iterable[Mapping[str, np.ndarray]]] | None = None
     """Gives the calibration batches, arrays by input name, anew at each call; they are streamed."""
+    labelled: Callable[[], Iterable[tuple[Mapping[str, np.ndarray], float | None]]] | None = None
+    """Gives samples one at a time with their labels, if there are any: what thresholds are set on."""
     progress: Callable[[int], None] = lambda _: None
     """Told how many calibration batches have been seen."""
     teacher: Model | None = None
@@ -64,8 +68,18 @@ class Adapted:
     notes: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What a program pass returns: a program whose segments are not written yet."""
+
+    program: Program
+    graphs: Mapping[str, ir.Model]
+    """By segment."""
+    notes: tuple[str, ...] = field(default=())
+
+
 class PassConfig(BaseModel, ABC):
-    """Configuration of a pass, checked when it is made; `apply`, of its two kinds below, is the pass."""
+    """Configuration of a pass, checked when it is made; `apply`, of its kinds below, is the pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,6 +113,14 @@ class ModulePass(PassConfig):
     @abstractmethod
     def apply(self, model: Model, context: Context) -> Adapted:
         """The model after this pass, its module a changed copy; `model` itself stays as it is."""
+
+
+class ProgramPass(PassConfig):
+    """A pass that makes a program of the exported graph: segments, and gates between them."""
+
+    @abstractmethod
+    def apply(self, graph: ir.Model, context: Context) -> Draft:
+        """The program; `graph` itself stays as it is."""
 
 
 def schemes() -> dict[str, type[PassConfig]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from openglm.errors import InputError
-from openglm.passes.contract import GraphPass, ModulePass, PassConfig, parse_step
+from openglm.passes.contract import GraphPass, ModulePass, PassConfig, ProgramPass, parse_step
 
 Recipe = tuple[PassConfig, ...]
 _FORM = 'A recipe is steps such as [[steps]] pass = "dynamic_wi8_ai8", one for each pass.'
@@ -35,6 +35,11 @@ def parse(steps: Sequence[Mapping[str, Any]]) -> Recipe:
     """The passes of a recipe's steps; raises `InputError` for one that is not valid or out of order."""
     recipe = tuple(parse_step(step) for step in steps)
     for step, following in pairwise(recipe):
+        if isinstance(step, ProgramPass):
+            raise InputError(
+                f"The recipe has {following.scheme} after {step.scheme}, which makes a program of the model.",
+                f"Put {step.scheme} last.",
+            )
         if isinstance(step, GraphPass) and isinstance(following, ModulePass):
             raise InputError(
                 f"The recipe has {following.scheme}, which works on the PyTorch module, after {step.scheme}, "
@@ -44,11 +49,14 @@ def parse(steps: Sequence[Mapping[str, Any]]) -> Recipe:
     return recipe
 
 
-def split(recipe: Sequence[PassConfig]) -> tuple[tuple[ModulePass, ...], tuple[GraphPass, ...]]:
-    """A recipe's passes on the module, and those on the graph."""
+def split(
+    recipe: Sequence[PassConfig],
+) -> tuple[tuple[ModulePass, ...], tuple[GraphPass, ...], ProgramPass | None]:
+    """A recipe's passes on the module, those on the graph, and what makes a program of it."""
     return (
         tuple(step for step in recipe if isinstance(step, ModulePass)),
         tuple(step for step in recipe if isinstance(step, GraphPass)),
+        next((step for step in recipe if isinstance(step, ProgramPass)), None),
     )
 
 

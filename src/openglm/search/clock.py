@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-KINDS = ("pruning", "training", "exporting", "quantizing", "judging", "measuring", "waiting")
+KINDS = ("pruning", "training", "exporting", "quantizing", "calibrating", "judging", "measuring", "waiting")
 
 
 class Clock:

@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict
 
 from openglm.bundle.manifest import Host, Timing
 from openglm.bundle.store import is_bundle, opened
+from openglm.dynamic import footprint
 from openglm.errors import InputError
 from openglm.metrics.fidelity import metric as fidelity
 from openglm.model.auto import AutoModel, printable
 from openglm.model.model import Model
 from openglm.model.processors.processor import from_settings
 from openglm.model.sources import onnx_file
-from openglm.runtimes import footprint, measure
+from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, Runner, version
 from openglm.search.feed import Feed, sizes
 

@@ -12,6 +12,7 @@ import numpy as np
 from openglm.data import open_data
 from openglm.data.dataset import Dataset, Sample
 from openglm.data.text import calibration_text, noise
+from openglm.dynamic.program import ProgramRunner
 from openglm.errors import InputError
 from openglm.metrics.metric import Evaluation
 from openglm.model.analysis.shapes import resolve
@@ -120,6 +121,16 @@ class Feed:
         """The calibration batches, read anew at each call."""
         return (self.batch(sample) for sample in self._calibration)
 
+    def thresholding(self) -> Iterator[tuple[Batch, float | None]]:
+        """Every sample of the calibrating half, with its label in the model's own numbers."""
+        named = self._model.class_names
+        for sample in self.calibrating:
+            label = sample.label
+            if label is not None and named is not None:
+                name = self._classes[int(label)] if self._classes is not None else str(label)
+                label = named.index(name) if name in named else label
+            yield self.batch(sample), None if label is None else float(label)
+
     def shaped(self) -> Batch:
         """One input of the size that latency is measured at: the first sample, its values cycled."""
         shaped = {}
@@ -137,7 +148,7 @@ class Feed:
         return [self.batch(sample) for sample, _ in zip(self._evaluation, range(count), strict=False)]
 
     def outputs(
-        self, runner: Runner, tick: Any = lambda: None, every: int = 1
+        self, runner: Runner | ProgramRunner, tick: Any = lambda: None, every: int = 1
     ) -> tuple[dict[str, Any], list[Any]]:
         """The model's outputs over every `every`-th evaluation sample, by name, and the samples' labels.
 

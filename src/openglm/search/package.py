@@ -15,16 +15,18 @@ import numpy as np
 from openglm.bundle.manifest import FILE, Figures, Manifest, Program, Segment, Source
 from openglm.bundle.store import list_files
 from openglm.device.fit import Verdict
+from openglm.dynamic import footprint
+from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, model_files, open_program
 from openglm.dynamic.session import probes
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
 from openglm.passes.recipe import toml
 from openglm.report.page import render
-from openglm.runtimes import footprint, measure
-from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.runtimes import measure
+from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bench import Bench
 from openglm.search.feed import Batch, Feed
-from openglm.search.trial import Trial
+from openglm.search.trial import Trial, inputs_of, running
 
 if TYPE_CHECKING:
     from openglm.search.result import Result, Solution
@@ -43,20 +45,17 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
     """Write a solution's model, its processor, recipe, probes, manifest and report into an empty folder."""
     bench, trial = result.bench, solution.trial
     assert trial.path is not None
-    model_file = folder / MODEL_FILE
-    shutil.copyfile(trial.path, model_file)
-    for data in trial.path.parent.glob(f"{trial.path.name}.data"):  # weights beyond protobuf's 2 GB
-        shutil.copyfile(data, folder / data.name)
+    program = _program(trial.path, folder)
     processor = None
     if (maker := trial.processor or bench.model.processor) is not None:
         processor = {**maker.settings(), "files": maker.save(folder)}
     if trial.candidate.recipe:
         (folder / RECIPE_FILE).write_text(toml(trial.candidate.recipe) + "\n", encoding="utf-8")
-    runner = Runner(model_file, threads=bench.setup.threads)
+    runner = open_program(program, bench.model.outputs, folder, threads=bench.setup.threads)
     feed = bench.feed if trial.processor is None else bench.feed.of(replace(bench.model, processor=maker))
     found = probes(runner, _probe_inputs(feed))
     np.savez_compressed(folder / PROBES_FILE, **found)  # type: ignore[arg-type]
-    before, after, speedup = _figures(bench, trial, runner, model_file, feed.shaped())
+    before, after, speedup = _figures(bench, trial, runner, feed)
     verdict_after = trial.verdict or bench.verdict
     manifest = Manifest(
         openglm=version("openglm"),
@@ -73,7 +72,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         inputs=bench.model.inputs,
         outputs=bench.model.outputs,
         processor=processor,
-        program=Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),)),
+        program=program,
         recipe=trial.candidate.recipe,
         device=bench.setup.device.model_dump(mode="json"),
         budget=bench.setup.budget.model_dump(mode="json"),
@@ -101,24 +100,38 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
 
+def _program(path: Path, folder: Path) -> Program:
+    """Copy a trial's model, or all segments of its program, into a bundle; the program that it runs."""
+    if path.name == PROGRAM_FILE:
+        program = ProgramFile.model_validate_json(path.read_text(encoding="utf-8")).program
+        files = {path.parent / file: file for item in program.segments for file in item.models.values()}
+    else:
+        program = Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),))
+        files = {path: MODEL_FILE}
+    for source, name in files.items():
+        shutil.copyfile(source, folder / name)
+        for data in source.parent.glob(f"{source.name}.data"):  # weights beyond protobuf's 2 GB
+            shutil.copyfile(data, folder / data.name)
+    return program
+
+
 def _probe_inputs(feed: Feed) -> list[Batch]:
     first, *others = feed.first(PROBES)
     size = sum(array.nbytes for array in first.values())
     return [first, *others[: PROBE_BYTES // max(size, 1)]]
 
 
-def _figures(
-    bench: Bench, trial: Trial, runner: Runner, model_file: Path, inputs: Batch
-) -> tuple[Figures, Figures, float]:
+def _figures(bench: Bench, trial: Trial, runner: ProgramRunner, feed: Feed) -> tuple[Figures, Figures, float]:
     """The original and the chosen, measured once more in turn, for longer than a trial does."""
+    assert trial.path is not None
+    before, after = inputs_of(trial.recipe, bench, feed)
     times = measure.interleaved(
-        {"before": lambda: bench.runner.run(bench.inputs), "after": lambda: runner.run(inputs)},
-        rounds=40,
-        seconds=10,
+        {"before": running(bench.runner, before), "after": running(runner, after)}, rounds=40, seconds=10
     )
+    times = {name: found / len(before) for name, found in times.items()}
     return (
-        _measured(bench, bench.original, times["before"], bench.baseline, bench.inputs),
-        _measured(bench, model_file, times["after"], trial.candidate.quality, inputs),
+        _measured(bench, bench.original, times["before"], bench.baseline, before[0]),
+        _measured(bench, trial.path, times["after"], trial.candidate.quality, after[0]),
         round(measure.speedup(times["before"], times["after"]), 4),
     )
 
@@ -126,7 +139,7 @@ def _figures(
 def _measured(bench: Bench, path: Path, times: Any, quality: Any, inputs: Batch) -> Figures:
     found = footprint.measure(path, inputs, bench.setup.threads)
     return Figures(
-        size_bytes=path.stat().st_size,
+        size_bytes=sum(file.stat().st_size for file in model_files(path)),
         timing=measure.summary(times),
         load_ms=found.load_ms if found else None,
         peak_memory_mb=found.peak_mb if found else None,

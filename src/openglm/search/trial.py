@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ import onnx_ir as ir
 
 from openglm.bundle.manifest import Candidate
 from openglm.device import fit as verdicts
+from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, model_files, open_file
 from openglm.errors import OpenGLMError
 from openglm.model.model import Model
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.sources import onnx_file
-from openglm.passes.contract import Context
+from openglm.passes.contract import Context, Draft
 from openglm.passes.recipe import Recipe, code, parse, split
 from openglm.runtimes import measure
-from openglm.runtimes.onnxruntime import Runner
+from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.search.bench import Bench, no_room
 from openglm.search.clock import Clock, total
+from openglm.search.feed import Batch, Feed
 
 NOISE = 0.97
 """A candidate at less than this share of the original's speed is slower; above it, noise may be."""
@@ -34,6 +36,8 @@ FAR = 0.05
 """What a slice must lose beyond the limit to say enough: it is as wrong as a few samples in it."""
 ROUNDING = 1e-9
 """0.882 - 0.872 is above 0.01 in binary."""
+TIMED = 32
+"""Inputs that a program is measured on."""
 MODEL_FILE, PROCESSOR_FILE = "model.onnx", "processor.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -125,7 +129,7 @@ def _judge(
     clock: Clock,
 ) -> dict[str, Any]:
     """The fields of a trial and its candidate; what the passes remark goes into `notes`."""
-    modules, graphs = split(recipe)
+    modules, graphs, dynamic = split(recipe)
     model, remarks = bench.adapted(modules, clock, lambda text, share: tick(text, 0.7 * share))
     notes += remarks
     own = model.processor if model.processor is not bench.model.processor else None
@@ -145,10 +149,16 @@ def _judge(
             notes += applied.notes
     if not changed:
         return {"outcome": "refused", "reason": f"{recipe[-1].scheme} finds nothing to change in this model."}
-    path = folder / MODEL_FILE
-    onnx_file.write(graph, path)
-    runner = Runner(path, threads=bench.setup.threads)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    if dynamic is None:
+        path = folder / MODEL_FILE
+        onnx_file.write(graph, path)
+    else:
+        with clock("calibrating"):
+            draft = dynamic.apply(graph, Context(labelled=feed.thresholding))
+        notes += draft.notes
+        path = _written(draft, bench, folder)
+    runner = open_file(path, threads=bench.setup.threads)
+    size = sum(file.stat().st_size for file in model_files(path))
     samples = len(bench.labels)
     every = max(1, samples // SLICE)
     with clock("judging"):
@@ -164,13 +174,14 @@ def _judge(
             quality = bench.quality(outputs)
             drop = bench.drop(quality)
     tick("measuring", 0.9)
-    inputs = bench.inputs if own is None else feed.shaped()
+    before, inputs = inputs_of(recipe, bench, feed)
     with clock("waiting"), bench.alone(), clock("measuring"):
         times = measure.interleaved(
-            {"original": lambda: bench.runner.run(bench.inputs), "candidate": lambda: runner.run(inputs)},
+            {"original": running(bench.runner, before), "candidate": running(runner, inputs)},
             rounds=9 if far else 25,
             seconds=2 if far else 6,
         )
+    times = {name: found / len(before) for name, found in times.items()}
     faster = round(measure.speedup(times["original"], times["candidate"]), 4)
     if not drop <= bench.setup.max_drop + ROUNDING:
         among = f" on {quality.samples} samples" if far else ""
@@ -198,6 +209,34 @@ def _judge(
         "processor": own,
         "pace": pace,
     }
+
+
+def _written(draft: Draft, bench: Bench, folder: Path) -> Path:
+    """A program's segments, and the program beside them."""
+    for segment in draft.program.segments:
+        onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
+    path = folder / PROGRAM_FILE
+    content = ProgramFile(program=draft.program, outputs=bench.model.outputs)
+    path.write_text(content.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def inputs_of(recipe: Recipe, bench: Bench, feed: Feed) -> tuple[list[Batch], list[Batch]]:
+    """What the original is measured on, and what a candidate: one input of typical size, or, since what a
+    program costs depends on what it reads, several real ones."""
+    if split(recipe)[2] is not None:
+        return bench.feed.first(TIMED), feed.first(TIMED)
+    return [bench.inputs], [bench.inputs if feed is bench.feed else feed.shaped()]
+
+
+def running(runner: Runner | ProgramRunner, batches: Sequence[Batch]) -> Callable[[], None]:
+    """A call that runs a model on one batch after another."""
+
+    def run() -> None:
+        for batch in batches:
+            runner.run(batch)
+
+    return run
 
 
 def _pace(bench: Bench, model: Model) -> float:
@@ -277,7 +316,7 @@ def restore(text: str, folder: Path, bench: Bench) -> Trial:
     candidate = Candidate.model_validate(content["candidate"])
     recipe = parse(candidate.recipe)
     verdict = verdicts.Verdict.model_validate(content["verdict"]) if content["verdict"] else None
-    path = folder / MODEL_FILE if recipe else bench.original
+    path = bench.original if not recipe else folder / (PROGRAM_FILE if split(recipe)[2] else MODEL_FILE)
     processor = None
     there = path.is_file()
     settings = folder / PROCESSOR_FILE

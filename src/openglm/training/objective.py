@@ -14,7 +14,7 @@ from torch import nn
 from openglm.data import open_data
 from openglm.errors import InputError
 from openglm.model.model import Model
-from openglm.training import losses
+from openglm.training import exits, losses
 from openglm.training.augmentation import mirror_shift
 from openglm.training.loop import device
 from openglm.training.samples import Batch, Samples
@@ -163,17 +163,19 @@ class Objective:
         else:
             answer = rows.answers[batch.indices].to(device())
         assert isinstance(trained, nn.ModuleDict)
-        output = losses.main_output(trained["student"](**batch.inputs))
+        student = trained["student"]
+        found = student(**batch.inputs)
+        output = losses.main_output(found)
         mask = batch.inputs.get("attention_mask")
-        output, answer = losses.kept(output, mask), losses.kept(answer, mask)
-        if self.logits and output.shape[-1] > 1:
-            total = losses.soft(output, answer, wanted.temperature)
-        else:
-            total = losses.response(output, answer)
-        parts = {"teacher": total}
-        if batch.labels is not None:
-            parts["labels"] = losses.hard(output, batch.labels)
-            total = wanted.alpha * total + (1 - wanted.alpha) * parts["labels"]
+        total, parts = self._answered(losses.kept(output, mask), losses.kept(answer, mask), batch)
+        if count := exits.count(student):
+            # Each learns from the end, and counts as its place does (PABEE: Zhou et al. 2020).
+            learnt = [
+                (place + 1) * self._answered(given, output.detach(), batch)[0]
+                for place, given in enumerate(found[1 : count + 1])
+            ]
+            parts["exits"] = torch.stack(learnt).sum() / sum(range(1, count + 2))
+            total = total * (count + 1) / sum(range(1, count + 2)) + parts["exits"]
         if wanted.hidden:
             projections = trained["projections"]
             assert isinstance(projections, nn.ModuleList)
@@ -190,6 +192,20 @@ class Objective:
             )
             total = total + wanted.relations * parts["relations"]
         return total, {name: float(part.detach()) for name, part in parts.items()}
+
+    def _answered(
+        self, output: torch.Tensor, answer: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of an answer beside the one that is learnt from, and the labels where there are any."""
+        if self.logits and output.shape[-1] > 1:
+            total = losses.soft(output, answer, self.wanted.temperature)
+        else:
+            total = losses.response(output, answer)
+        parts = {"teacher": total}
+        if batch.labels is not None:
+            parts["labels"] = losses.hard(output, batch.labels)
+            total = self.wanted.alpha * total + (1 - self.wanted.alpha) * parts["labels"]
+        return total, parts
 
     def _pair(self, first: str, second: str) -> tuple[torch.Tensor, torch.Tensor, int]:
         student, teacher = self.seen[0][first], self.seen[1][second]

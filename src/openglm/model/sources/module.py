@@ -93,7 +93,8 @@ def export(
 ) -> ir.Model:
     """The module as an ONNX graph (opset 20), compared with the module on the example.
 
-    `example` maps names of `forward`'s parameters to tensors. Without `dynamic_shapes` the first
+    `example` maps names of `forward`'s parameters to tensors. Outputs that a module has beside its own
+    are called as its attribute `extra_outputs` says, which come last. Without `dynamic_shapes` the first
     dimension of every tensor is a batch of any size; a module that cannot bear that is exported
     for the example's batch only. Raises `InputError` where it cannot be exported or the graph's
     outputs differ.
@@ -106,6 +107,7 @@ def export(
         key: {0: batch} if isinstance(value, torch.Tensor) and value.dim() else None
         for key, value in batched.items()
     }
+    extra = tuple(getattr(module, "extra_outputs", ()))
     attempts = [(batched, shapes)] + ([(dict(example), None)] if dynamic_shapes is None else [])
     failure: Exception | None = None
     for inputs, dynamic in attempts:
@@ -117,11 +119,14 @@ def export(
                     dynamo=True,
                     opset_version=OPSET,
                     dynamic_shapes=dynamic,
-                    output_names=output_names,
+                    output_names=None if output_names is None else [*output_names, *extra],
                     verbose=False,
                 )
                 graph: ir.Model = program.model
                 expected = module(**inputs)
+            if extra:
+                own = [output.name for output in graph.graph.outputs[: -len(extra)]]
+                _name_outputs(graph, [*own, *extra])
             _compare(torch, graph, inputs, expected)
             strip(graph)
             return graph
@@ -157,7 +162,7 @@ def strip(graph: ir.Model) -> None:
             node.metadata_props[_SCOPES] = scopes
 
 
-def _name_outputs(graph: ir.Model, names: Sequence[str]) -> ir.Model:
+def _name_outputs(graph: ir.Model, names: Sequence[str | None]) -> ir.Model:
     """The graph, its outputs under these names; the exporter's own count the layers before them."""
     for output, name in zip(graph.graph.outputs, names, strict=False):
         output.name = name

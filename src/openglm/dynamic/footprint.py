@@ -1,6 +1,6 @@
-"""Peak memory and load time of a model, measured in a process of its own.
+"""Peak memory and load time of a model or program, measured in a process of its own.
 
-Run as `python -m openglm.runtimes.footprint MODEL INPUTS.npz THREADS`, it prints JSON.
+Run as `python -m openglm.dynamic.footprint MODEL INPUTS.npz THREADS`, it prints JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Footprint(NamedTuple):
 
 
 def measure(model: Path, arrays: Mapping[str, np.ndarray], threads: int) -> Footprint | None:
-    """Load and run a model in a fresh process; none where that process fails."""
+    """Load and run a model, as `open_file` takes it, in a fresh process; none where that process fails."""
     with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **arrays)  # type: ignore[arg-type]
-        command = [sys.executable, "-m", "openglm.runtimes.footprint", str(model), str(inputs), str(threads)]
+        command = [sys.executable, "-m", "openglm.dynamic.footprint", str(model), str(inputs), str(threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return None
@@ -55,13 +55,13 @@ def main(model: str, inputs: str, threads: str) -> None:
     """Measure in this process and print the result."""
     import onnxruntime  # noqa: F401  # so that its code is in the baseline
 
-    from openglm.runtimes.onnxruntime import Runner
+    from openglm.dynamic.program import open_file
 
     with np.load(inputs, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     before = resident_mb(peak=False)
     start = time.perf_counter()
-    runner = Runner(Path(model), threads=int(threads))
+    runner = open_file(Path(model), threads=int(threads))
     load_ms = (time.perf_counter() - start) * 1e3
     for _ in range(RUNS):
         runner.run(arrays)

@@ -1,0 +1,99 @@
+"""Thresholds of exits, set on data so that what leaves early costs no more than was allowed.
+
+One half of the rows proposes sets of thresholds, from strict to lax; the other half tests them in that
+order and stops at the first that fails (Learn then Test, with fixed sequence testing: Angelopoulos et
+al. 2021). A set passes where the data bet successfully against its mean loss being above what is
+allowed (Waudby-Smith and Ramdas 2023), so that the claim holds with the stated certainty whatever the
+distribution is, as long as later inputs come from the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LAX = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+"""How much, in shares of the loss allowed, those that leave at one exit may lose, from strict to lax."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Thresholds, and what was found of them on the rows that decided."""
+
+    thresholds: tuple[float | None, ...]
+    """The least score to leave with at each exit; none: nobody leaves there."""
+    drop: float
+    """The mean loss beyond the whole model's."""
+    work: float
+    """The mean share of the whole model's work."""
+    rows: int
+    """How many decided."""
+
+
+def leaving(scores: np.ndarray, thresholds: tuple[float | None, ...]) -> np.ndarray:
+    """The exit at which each row leaves, (rows,), the number of exits being the end.
+
+    `scores` is (exits, rows), higher where an exit is surer; a score that is no number does not leave.
+    """
+    place = np.full(scores.shape[1], len(scores))
+    for exit_, threshold in reversed(list(enumerate(thresholds))):
+        if threshold is not None:
+            place[scores[exit_] >= threshold] = exit_
+    return place
+
+
+def calibrate(
+    scores: np.ndarray, losses: np.ndarray, work: np.ndarray, max_drop: float, certainty: float
+) -> Calibrated:
+    """The laxest thresholds that pass.
+
+    `scores` is (exits, rows), higher where an exit is surer; `losses` (exits + 1, rows), from 0 to 1,
+    the end's last; `work` (exits + 1,) the share of the whole model's work that leaving there takes.
+    The mean loss beyond the end's is at most `max_drop`, with `certainty`, from 0 to 1.
+    """
+    proposing, deciding = slice(0, None, 2), slice(1, None, 2)
+    excess = losses - losses[-1]
+    rows = np.arange(losses.shape[1])[deciding]
+    found: tuple[float | None, ...] = (None,) * len(scores)
+    for lax in LAX:
+        tried = tuple(
+            _threshold(score, lost, lax * max_drop)
+            for score, lost in zip(scores[:, proposing], excess[:-1, proposing], strict=True)
+        )
+        place = leaving(scores[:, rows], tried)
+        if not proven(excess[place, rows], max_drop, certainty):
+            break
+        found = tried
+    place = leaving(scores[:, rows], found)
+    return Calibrated(found, float(excess[place, rows].mean()), float(work[place].mean()), len(rows))
+
+
+def _threshold(scores: np.ndarray, excess: np.ndarray, allowed: float) -> float | None:
+    """The least score at which those above it lose no more than `allowed` in the mean."""
+    known = np.isfinite(scores)
+    scores, excess = scores[known], excess[known]
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    mean = np.cumsum(excess[order]) / np.arange(1, len(order) + 1)
+    whole = np.append(ordered[1:] != ordered[:-1], True)[: len(order)]  # equal scores leave together
+    places = np.flatnonzero(whole & (mean <= allowed + 1e-12))
+    return float(ordered[places[-1]]) if places.size else None
+
+
+def proven(excess: np.ndarray, max_drop: float, certainty: float) -> bool:
+    """Whether rows (rows,) from -1 to 1 show that their mean is at most `max_drop`, with `certainty`.
+
+    A capital of 1 is bet, row by row, against the mean's being above it; it grows to 1 / (1 - certainty)
+    with at most that probability if it is above.
+    """
+    scaled, limit = (excess + 1) / 2, (max_drop + 1) / 2
+    count = len(scaled)
+    before = np.arange(1, count + 1)
+    mean = (0.5 + np.concatenate([[0.0], np.cumsum(scaled)[:-1]])) / before
+    squares = np.square(scaled - mean)
+    variance = (0.25 + np.concatenate([[0.0], np.cumsum(squares)[:-1]])) / before
+    stake = np.sqrt(2 * np.log(1 / (1 - certainty)) / (count * variance))
+    # A stake below this never loses all.
+    gain = np.log1p(np.minimum(stake, 0.9 / (1 - limit)) * (limit - scaled))
+    return bool(count) and bool(np.cumsum(gain).max() >= np.log(1 / (1 - certainty)))
