@@ -160,7 +160,9 @@ def _judge(
     runner = open_file(path, threads=bench.setup.threads)
     size = sum(file.stat().st_size for file in model_files(path))
     samples = len(bench.labels)
-    every = max(1, samples // SLICE)
+    # After a training a slice would spare seconds, and a few unlucky samples throw away minutes.
+    trained = any(step.needs_training for step in modules)
+    every = 1 if trained else max(1, samples // SLICE)
     with clock("judging"):
         outputs, _ = feed.outputs(runner, _counter(tick, "judging", 0.8, 0.85, samples // every), every)
         if not _finite(outputs):
