@@ -65,6 +65,8 @@ def calibrate(
         if not proven(excess[place, rows], max_drop, certainty):
             break
         found = tried
+    if not rows.size:
+        return Calibrated(found, 0.0, 1.0, 0)
     place = leaving(scores[:, rows], found)
     return Calibrated(found, float(excess[place, rows].mean()), float(work[place].mean()), len(rows))
 
@@ -87,6 +89,8 @@ def proven(excess: np.ndarray, max_drop: float, certainty: float) -> bool:
     A capital of 1 is bet, row by row, against the mean's being above it; it grows to 1 / (1 - certainty)
     with at most that probability if it is above.
     """
+    if max_drop >= 1:
+        return len(excess) > 0
     scaled, limit = (excess + 1) / 2, (max_drop + 1) / 2
     count = len(scaled)
     before = np.arange(1, count + 1)
