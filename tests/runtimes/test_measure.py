@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openglm.dynamic import footprint
 from openglm.errors import InputError
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
@@ -41,17 +40,6 @@ def test_host() -> None:
     assert host.cores >= 1
     assert host.processor
     assert (host.engine, host.threads) == ("engine 1", 3)
-
-
-def test_footprint(conv_file: Path) -> None:
-    found = footprint.measure(conv_file, {"pixel_values": np.zeros((1, 3, 16, 16), np.float32)}, 1)
-    assert found is not None
-    assert found.load_ms > 0
-    assert found.peak_mb is None or found.peak_mb > 0
-
-
-def test_footprint_of_what_does_not_run(tmp_path: Path) -> None:
-    assert footprint.measure(tmp_path / "none.onnx", {}, 1) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])

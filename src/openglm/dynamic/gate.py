@@ -56,6 +56,10 @@ class GateConfig(BaseModel, ABC):
         """Arrays it leaves for the gates after it."""
         return ()
 
+    def left(self, before: State, after: State) -> float:
+        """The share of the tokens that are left of a group that was split off."""
+        return 1.0
+
     def split(self, state: State) -> list[Passed]:
         """The rows by route; rows that take one route may come as several groups."""
         routes = self.decide(state)

@@ -54,6 +54,9 @@ class Length(GateConfig):
             groups.append(Passed(int(route), rows, own))
         return groups
 
+    def left(self, before: State, after: State) -> float:
+        return after[self.mask].shape[1] / max(before[self.mask].shape[1], 1)
+
     @staticmethod
     def lengths(mask: np.ndarray) -> np.ndarray:
         """How far each row's last token is from the start, (rows,)."""

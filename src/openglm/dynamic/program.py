@@ -98,27 +98,27 @@ class ProgramRunner:
         waiting: dict[str | None, list[_Group]] = {
             self._program.first: [_Group(np.arange(count), dict(arrays))]
         }
-        tokens = _Tokens(arrays)
+        shares = np.ones(count)  # of each row's tokens, what gates have left
         for name in self._program.order:
             for rows, state in _merged(waiting.pop(name, [])):
                 begin = time.perf_counter()
-                work = 0.0
+                work = np.zeros(len(rows))
                 if (gate := self._gates.get(name)) is None:
                     segment = self._segments[name]
                     loaded = self._loaded[name]
                     found = loaded.run({key: state[key] for key in loaded.inputs})
-                    work = segment.work * tokens.share(state)
+                    work = segment.work * shares[rows]
                     onward = [(segment.next, rows, {**state, **found})]
                 else:
-                    onward = [
-                        (self._program.after(name)[route], rows[places], part)
-                        for route, places, part in gate.split(state)
-                    ]
+                    onward = []
+                    for route, places, part in gate.split(state):
+                        onward.append((self._program.after(name)[route], rows[places], part))
+                        shares[rows[places]] *= gate.left(state, part)
                     notes |= dict.fromkeys(_unsure(name, gate, rows, state))
                 spent = (time.perf_counter() - begin) * 1e3 / len(rows)
-                for row in rows:
+                for row, own in zip(rows, work, strict=True):
                     way = ways[row]
-                    ways[row] = Way((*way.nodes, name), way.work + work, way.milliseconds + spent)
+                    ways[row] = Way((*way.nodes, name), way.work + float(own), way.milliseconds + spent)
                 for target, there, left in onward:
                     needed = self._needed[target]
                     kept = {key: array for key, array in left.items() if key in needed}
@@ -205,19 +205,6 @@ def model_files(path: Path) -> list[Path]:
         names = [file for segment in content.program.segments for file in segment.models.values()]
     found = [path.parent / file for name in names for file in (name, f"{name}.data")]
     return [file for file in found if file.is_file()]
-
-
-class _Tokens:
-    """How many tokens there are still, as a share of those at the start."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._at_first = {
-            name: array.shape[1] for name, array in arrays.items() if array.ndim == 2 and array.shape[1]
-        }
-
-    def share(self, state: State) -> float:
-        left = [state[name].shape[1] / size for name, size in self._at_first.items() if name in state]
-        return min(left, default=1.0)
 
 
 def _merged(groups: Sequence[_Group]) -> list[_Group]:

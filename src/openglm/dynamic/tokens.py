@@ -58,6 +58,10 @@ class Tokens(GateConfig):
         shorter[self.mask] = np.ascontiguousarray(np.moveaxis(mask, 1, axis))
         return [Passed(0, rows, shorter)]
 
+    def left(self, before: State, after: State) -> float:
+        axis = self.axes[self.mask]
+        return after[self.mask].shape[axis] / max(before[self.mask].shape[axis], 1)
+
     def kept(self, importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Whether each token stays, (rows, tokens). What is no number counts as important."""
         there = (np.moveaxis(mask, self.axes[self.mask], 1).reshape(*importance.shape, -1) != self.absent)[
