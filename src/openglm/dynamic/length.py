@@ -55,7 +55,7 @@ class Length(GateConfig):
         return groups
 
     def left(self, before: State, after: State) -> float:
-        return after[self.mask].shape[1] / max(before[self.mask].shape[1], 1)
+        return float(after[self.mask].shape[1] / max(before[self.mask].shape[1], 1))
 
     @staticmethod
     def lengths(mask: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ class Tokens(GateConfig):
     """(rows, tokens), or with more axes between: `absent` where there is no token."""
     absent: float
     """What `mask` holds there: 0, or a very negative number where it is added to attention scores."""
+    also: dict[str, float] = Field(default_factory=dict)
+    """Other arrays that say where there is no token, with what they hold there."""
     threshold: float = Field(ge=0, allow_inf_nan=False)
     first: int = Field(default=1, ge=0)
     """Tokens at the start that always stay: what the answer is read from."""
@@ -52,15 +54,16 @@ class Tokens(GateConfig):
         for name, axis in self.axes.items():
             shorter[name] = _take(state[name], places, axis)
         behind = np.arange(longest)[None, :] >= counts[:, None]
-        axis = self.axes[self.mask]
-        mask = np.moveaxis(shorter[self.mask], axis, 1).copy()
-        mask[behind] = self.absent
-        shorter[self.mask] = np.ascontiguousarray(np.moveaxis(mask, 1, axis))
+        for name, absent in {self.mask: self.absent, **self.also}.items():
+            axis = self.axes[name]
+            mask = np.moveaxis(shorter[name], axis, 1).copy()
+            mask[behind] = absent
+            shorter[name] = np.ascontiguousarray(np.moveaxis(mask, 1, axis))
         return [Passed(0, rows, shorter)]
 
     def left(self, before: State, after: State) -> float:
         axis = self.axes[self.mask]
-        return after[self.mask].shape[axis] / max(before[self.mask].shape[axis], 1)
+        return float(after[self.mask].shape[axis] / max(before[self.mask].shape[axis], 1))
 
     def kept(self, importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Whether each token stays, (rows, tokens). What is no number counts as important."""

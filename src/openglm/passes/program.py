@@ -1,15 +1,13 @@
-"""A program of a graph with exits: cut at them, a gate at each, thresholds set on the user's data.
+"""A program of a graph with exits, or that may drop tokens: cut there, with a gate at each cut.
 
-The graph is cut as it will run, quantized or not, and the thresholds are set on what its segments
-answer on the engine. Exits that would let nobody leave are left out.
+The graph is cut as it will run, quantized or not, and what its gates let through is settled by what the
+segments answer on the engine. Cuts at which nothing would be gained are left out.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,102 +15,169 @@ import onnx_ir as ir
 from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program, Segment
-from openglm.dynamic.calibration import Calibrated, calibrate
+from openglm.dynamic.calibration import Calibrated, calibrate, proven
 from openglm.dynamic.confidence import Confidence
-from openglm.dynamic.cutting import Piece, cut
+from openglm.dynamic.cutting import Piece
 from openglm.dynamic.entropy import Entropy
-from openglm.dynamic.gate import AnswerGate, finite
+from openglm.dynamic.gate import AnswerGate, GateConfig, finite
 from openglm.dynamic.learned import learn
 from openglm.dynamic.patience import Patience
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import analyse
-from openglm.model.sources import onnx_file
 from openglm.passes.contract import Context, Draft, ProgramPass
-from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.passes.structure.segments import Chain, Cuts, Point
+from openglm.runtimes.onnxruntime import NAME
 
-EXIT = "exit_"
-"""How the names of exits' outputs begin."""
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""By which the thresholds that tokens' importance has learnt are multiplied, from careful to bold."""
 
 
 class ProgramOfExits(ProgramPass):
-    """Cut the graph at its exits, and let inputs leave where they cost no more than is allowed.
+    """Cut the graph, and let inputs leave and tokens go where that costs no more than is allowed.
 
-    Raises `InputError` for a graph without exits, or without data to set thresholds on.
+    Raises `InputError` for a graph with nothing to cut at, or without data to settle the gates by.
     """
 
     scheme: ClassVar[str] = "program"
     needs_calibration: ClassVar[bool] = True
 
     gate: Literal["confidence", "entropy", "patience", "learned"] | None = None
-    """What decides; if not given, confidence, or patience where the answer is one number."""
+    """What decides at exits; if not given, confidence, or patience where the answer is one number."""
     max_drop: float = Field(default=0.005, ge=0, le=1)
-    """What leaving early may cost in the mean: of accuracy, or of a number as a share of the labels'
-    range; without labels, of agreement with the whole model."""
+    """What the gates may cost in the mean: of accuracy, or of a number as a share of the labels' range;
+    without labels, of agreement with the whole model. Half each where inputs leave and tokens go."""
     certainty: float = Field(default=0.9, gt=0, lt=1)
-    """With which it costs no more on inputs of the same kind."""
+    """With which they cost no more on inputs of the same kind."""
     samples: int = Field(default=2000, ge=2)
-    """Of the data, at most; half propose thresholds, half test them."""
+    """Of the data, at most. For exits, half propose thresholds, half test them."""
 
     @property
     def code(self) -> str:
         return f"{self.scheme}_{self.gate}" if self.gate is not None else self.scheme
 
     def apply(self, graph: ir.Model, context: Context) -> Draft:
-        names = [str(value.name) for value in graph.graph.outputs]
-        exits = sorted(
-            (name for name in names if name.startswith(EXIT)), key=lambda name: int(name.removeprefix(EXIT))
-        )
-        answers = [name for name in names if name not in exits]
-        if not exits or len(answers) != 1:
-            raise InputError(
-                "The graph has no exits to cut it at."
-                if not exits
-                else f"The model gives {len(answers)} outputs, and an exit one.",
-                "Put early_exit and distil before it in the recipe.",
-            )
+        cuts = Cuts.of(graph)
         if context.labelled is None:
-            raise InputError("Thresholds of exits need data to be set on.", "Give --data.")
-        pieces = cut(graph, _stages(exits, answers[0]))
-        answered = _answered(pieces, answers[0], islice(context.labelled(), self.samples), context.progress)
-        gates = _exits(self.gate, answered, answers[0])
-        found = calibrate(
-            np.stack([gate.scores for gate in gates]),
-            answered.losses(),
-            np.cumsum(_work(pieces)),
-            self.max_drop,
-            self.certainty,
-        )
-        leave = [place for place, least in enumerate(found.thresholds) if least is not None]
-        made: dict[int, AnswerGate] = {}
-        for place in range(max(leave, default=-1) + 1):
-            least, closed = found.thresholds[place], gates[place].closed
-            if least is not None:
-                made[place] = gates[place].gate(least)
-            elif closed is not None:
-                made[place] = closed
-        pieces = cut(graph, _stages([exits[place] for place in made], answers[0]))
+            raise InputError("The gates of a program need data to be set on.", "Give --data.")
+        samples = _Samples([], [])
+        for batch, label in islice(context.labelled(), self.samples):
+            samples.inputs.append(batch)
+            samples.labels.extend([label] * len(next(iter(batch.values()))))
+        if not samples.inputs:
+            raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
+        kinds = {point.kind for point in cuts.points}
+        drop, certainty = self.max_drop / len(kinds), 1 - (1 - self.certainty) / len(kinds)
+        points, notes, scale = list(cuts.points), [], 0.0
+        longest = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
+        if "tokens" in kinds:
+            chain = Chain(graph, cuts, [point for point in points if point.kind == "tokens"], longest)
+            scale = _scale(chain, samples, drop, certainty)
+            if not scale:
+                points = [point for point in points if point.kind == "exit"]
+            notes.append(self._of_tokens(scale, len(samples.labels), samples.known))
+        leave: dict[Point, AnswerGate] = {}
+        if "exit" in kinds:
+            chain = Chain(graph, cuts, points, longest)
+            leave, told = self._exits(chain, cuts.answer, samples, scale, drop, certainty)
+            points = [point for point in points if point.kind == "tokens" or point in leave]
+            notes.append(told)
+        chain = Chain(graph, cuts, points, longest)
+        gates = [
+            leave[point] if point.kind == "exit" else chain.gate(place, scale)
+            for place, point in enumerate(points)
+        ]
         return Draft(
-            program(pieces, [(gate.kind, gate.model_dump()) for gate in made.values()]),
-            {f"segment_{place}": piece.graph for place, piece in enumerate(pieces)},
-            (self._told(found, [exits[place] for place in leave], answered.labels is not None),),
+            program(chain.pieces, gates),
+            {f"segment_{place}": piece.graph for place, piece in enumerate(chain.pieces)},
+            tuple(notes),
         )
 
+    def _exits(
+        self, chain: Chain, answer: str, samples: _Samples, scale: float, drop: float, certainty: float
+    ) -> tuple[dict[Point, AnswerGate], str]:
+        """The gates of the exits at which somebody leaves, and what they were found to do."""
+        answers = chain.answers(samples.inputs, scale)
+        exits = _exits(self.gate, answers, answer)
+        places = [place for place, point in enumerate(chain.points) if point.kind == "exit"]
+        work = np.cumsum(_work(chain.pieces))[[*places, -1]]
+        scores = np.stack([item.scores for item in exits])
+        found = calibrate(scores, samples.losses(answers, answers[-1]), work, drop, certainty)
+        points = [chain.points[place] for place in places]
+        last = max((place for place, least in enumerate(found.thresholds) if least is not None), default=-1)
+        made: dict[Point, AnswerGate] = {}
+        for place in range(last + 1):
+            least, closed = found.thresholds[place], exits[place].closed
+            if least is not None:
+                made[points[place]] = exits[place].gate(least)
+            elif closed is not None:
+                made[points[place]] = closed
+        leave = [
+            str(p.number) for p, least in zip(points, found.thresholds, strict=True) if least is not None
+        ]
+        return made, self._told(found, leave, samples.known)
+
+    def _of_tokens(self, scale: float, rows: int, labelled: bool) -> str:
+        judged = _judged(labelled)
+        if not scale:
+            return (
+                f"No token is dropped: {rows} samples do not show, with {self.certainty:.0%} certainty, that "
+                f"it would cost little enough {judged}."
+            )
+        return f"Tokens are dropped, at {scale:g} times the thresholds that were learnt."
+
     def _told(self, found: Calibrated, exits: Sequence[str], labelled: bool) -> str:
-        judged = "of accuracy" if labelled else "of agreement with the whole model"
         if not exits:
             return (
                 f"No input leaves early: {found.rows} samples do not show, with {self.certainty:.0%} "
-                f"certainty, that it would cost at most {self.max_drop:g} {judged}."
+                f"certainty, that it would cost at most {self.max_drop:g} {_judged(labelled)}."
             )
         return (
-            f"Inputs leave at {', '.join(exits)}: {found.work:.0%} of the work on "
-            f"{found.rows} samples, at a cost of {found.drop:.4f} {judged}, and at most {self.max_drop:g} "
-            f"with {self.certainty:.0%} certainty."
+            f"Inputs leave at exit {', '.join(exits)}: {found.work:.0%} of "
+            f"the work on {found.rows} samples, at a cost of {found.drop:.4f} {_judged(labelled)}, and with "
+            f"{self.certainty:.0%} certainty of at most {self.max_drop:g}."
         )
 
 
-def _stages(exits: Sequence[str], answer: str) -> list[dict[str, str]]:
-    return [*({name: answer} for name in exits), {answer: answer}]
+def _judged(labelled: bool) -> str:
+    return "of accuracy" if labelled else "of agreement with the whole model"
+
+
+class _Samples(NamedTuple):
+    """What gates are settled by."""
+
+    inputs: list[Mapping[str, np.ndarray]]
+    labels: list[float | None]
+
+    @property
+    def known(self) -> bool:
+        """Whether there are labels."""
+        return all(label is not None for label in self.labels)
+
+    def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
+        off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
+        if end.shape[-1] > 1:
+            wanted = np.array(self.labels) if self.known else end.argmax(-1)
+            wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
+            return wrong
+        right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
+        span = float(np.ptp(right)) or 1.0
+        off = np.abs(answers[..., 0] - right) / span
+        found: np.ndarray = np.clip(np.nan_to_num(off, nan=1.0), 0, 1)
+        return found
+
+
+def _scale(chain: Chain, samples: _Samples, drop: float, certainty: float) -> float:
+    """The boldest scale of the tokens' thresholds that is proven to cost no more than allowed; 0: none is."""
+    end = chain.answers(samples.inputs, 0.0)[-1]
+    whole = samples.losses(end, end)
+    found = 0.0
+    for scale in SCALES:
+        lost = samples.losses(chain.answers(samples.inputs, scale)[-1], end)
+        if not proven(lost - whole, drop, certainty):
+            break
+        found = scale
+    return found
 
 
 def _work(pieces: Sequence[Piece]) -> np.ndarray:
@@ -122,8 +187,8 @@ def _work(pieces: Sequence[Piece]) -> np.ndarray:
     return shares
 
 
-def program(pieces: Sequence[Piece], gates: Sequence[tuple[str, dict[str, Any]]]) -> Program:
-    """Pieces one after another, a gate of a kind and settings after each but the last."""
+def program(pieces: Sequence[Piece], gates: Sequence[GateConfig]) -> Program:
+    """Pieces one after another, a gate after each but the last."""
     work = _work(pieces)
     return Program(
         segments=tuple(
@@ -136,59 +201,15 @@ def program(pieces: Sequence[Piece], gates: Sequence[tuple[str, dict[str, Any]]]
             )
             for place, piece in enumerate(pieces)
         ),
-        gates=tuple(
-            Gate(name=f"gate_{place}", kind=kind, settings=settings, routes=(None, f"segment_{place + 1}"))
-            for place, (kind, settings) in enumerate(gates)
-        ),
+        gates=tuple(_gate(place, gate) for place, gate in enumerate(gates)),
     )
 
 
-class _Answered(NamedTuple):
-    """What all exits say of samples that none has left."""
-
-    answers: np.ndarray
-    """(exits + 1, rows, classes), the end's last."""
-    labels: np.ndarray | None
-
-    def losses(self) -> np.ndarray:
-        """From 0 to 1, (exits + 1, rows): wrong or right; of one number, how far off within their range."""
-        if self.answers.shape[-1] > 1:
-            said = self.answers.argmax(-1)
-            wrong: np.ndarray = (said != (said[-1] if self.labels is None else self.labels)).astype(
-                np.float64
-            )
-            return wrong
-        numbers = self.answers[..., 0]
-        wanted = numbers[-1] if self.labels is None else self.labels
-        span = float(np.ptp(wanted)) or 1.0
-        off: np.ndarray = np.clip(np.nan_to_num(np.abs(numbers - wanted) / span, nan=1.0), 0, 1)
-        return off
-
-
-def _answered(
-    pieces: Sequence[Piece], answer: str, samples: Any, progress: Callable[[int], None]
-) -> _Answered:
-    answers: list[list[np.ndarray]] = []
-    labels: list[float | None] = []
-    with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
-        runners = []
-        for place, piece in enumerate(pieces):
-            path = Path(folder, f"{place}.onnx")
-            onnx_file.write(piece.graph, path)
-            runners.append(Runner(path, threads=1))
-        for batch, label in samples:
-            state, said = dict(batch), []
-            for runner in runners:
-                state |= runner.run({name: state[name] for name in runner.inputs})
-                said.append(state[answer].reshape(len(state[answer]), -1))
-            answers.append(said)
-            labels += [label] * len(said[0])
-            progress(len(answers))
-    if not answers:
-        raise InputError("The data holds no sample to set thresholds on.", "Give data with at least two.")
-    together = np.stack([np.concatenate(rows) for rows in zip(*answers, strict=True)])
-    known = None if any(label is None for label in labels) else np.array(labels, np.float64)
-    return _Answered(together, known)
+def _gate(place: int, gate: GateConfig) -> Gate:
+    onward = f"segment_{place + 1}"
+    routes = (onward,) if gate.ways == 1 else (None, onward)
+    settings: dict[str, Any] = gate.model_dump(mode="json")
+    return Gate(name=f"gate_{place}", kind=gate.kind, settings=settings, routes=routes)
 
 
 class _Exit(NamedTuple):
@@ -202,8 +223,8 @@ class _Exit(NamedTuple):
     """What stands here where nobody leaves, if the gates after it need that."""
 
 
-def _exits(kind: str | None, answered: _Answered, answer: str) -> list[_Exit]:
-    *exits, end = answered.answers
+def _exits(kind: str | None, answers: np.ndarray, answer: str) -> list[_Exit]:
+    *exits, end = answers
     one_number = end.shape[-1] == 1
     kind = kind or ("patience" if one_number else "confidence")
     if kind == "patience":

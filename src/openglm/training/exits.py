@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from openglm.dynamic.cutting import EXIT
 from openglm.training.losses import main_output
 
 ATTRIBUTE = "exits"
@@ -60,7 +61,7 @@ def attach(module: nn.Module, heads: Mapping[str, ExitHead]) -> None:
         module.get_submodule(path).register_forward_hook(head.keep)
     module.add_module(ATTRIBUTE, exits)
     module.register_forward_hook(exits.answers)
-    module.extra_outputs = tuple(f"exit_{place + 1}" for place in range(len(heads)))  # type: ignore[assignment]
+    module.extra_outputs = tuple(f"{EXIT}{place + 1}" for place in range(len(heads)))  # type: ignore[assignment]
 
 
 def count(module: nn.Module) -> int:

@@ -16,14 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from openglm.dynamic.cutting import IMPORTANCE, STATES, THRESHOLDS
 from openglm.errors import InputError
 from openglm.training.losses import main_output
 
 ATTRIBUTE = "fading"
-NOTE = "openglm.token_thresholds"
-"""Under which a graph carries the thresholds, a list as JSON."""
-IMPORTANCE = "importance_"
-"""How the names of importances' outputs begin."""
 TEMPERATURE = 0.05
 START = 0.1
 """Of the mean: what thresholds begin with. Hardly a token is below it."""
@@ -36,8 +33,9 @@ PULL = 10.0
 class Fading(nn.Module):
     """What hangs on the blocks of an encoder, by hooks, for tokens to fade.
 
-    In evaluation mode nothing fades: the module gives the importances, (rows, tokens) each, beside its
-    own outputs, for the gates of a program to decide by.
+    In evaluation mode nothing fades: beside its own outputs the module gives the importances, (rows,
+    tokens) each, for the gates of a program to decide by, and the states of these blocks, (rows, tokens,
+    width), to cut the graph at.
     """
 
     def __init__(self, count: int, keep: float) -> None:
@@ -47,6 +45,7 @@ class Fading(nn.Module):
         self._present: list[torch.Tensor] = []
         self._attention: list[torch.Tensor] = []
         self._importances: list[torch.Tensor] = []
+        self._states: list[torch.Tensor] = []
         self._fade: list[torch.Tensor] = []
         self._shares: list[torch.Tensor] = []
 
@@ -57,7 +56,7 @@ class Fading(nn.Module):
 
     def notes(self) -> dict[str, str]:
         """What the graph carries."""
-        return {NOTE: json.dumps([round(value, 6) for value in self.thresholds.tolist()])}
+        return {THRESHOLDS: json.dumps([round(value, 6) for value in self.thresholds.tolist()])}
 
     def penalty(self) -> torch.Tensor:
         """How far the tokens that stayed in the last run are beyond the share allowed."""
@@ -67,7 +66,8 @@ class Fading(nn.Module):
 
     def begin(self, module: nn.Module, inputs: Any) -> None:
         """A hook before the whole module."""
-        for kept in (self._present, self._attention, self._importances, self._fade, self._shares):
+        self._shares.clear()
+        for kept in (self._present, self._attention, self._importances, self._states, self._fade):
             kept.clear()
 
     def mask(self, block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -98,8 +98,9 @@ class Fading(nn.Module):
             )
         self._attention[:] = [weights]
 
-    def judge(self, place: int) -> None:
+    def judge(self, place: int, states: torch.Tensor) -> None:
         """Behind the block of the threshold at `place`: how much attention each token received."""
+        self._states.append(states)
         present = self._present[0]
         if self._fade:
             present = present * self._fade[0].exp()
@@ -119,14 +120,11 @@ class Fading(nn.Module):
     def end(self, module: nn.Module, inputs: Any, output: Any) -> tuple[torch.Tensor, ...]:
         """A hook of the whole module."""
         own = output if isinstance(output, tuple) else (main_output(output),)
-        found = (*own, *self._importances)
-        self.begin_next()
-        return found
-
-    def begin_next(self) -> None:
-        """Let go of what one run left, but for what `penalty` reads."""
-        for kept in (self._present, self._attention, self._importances, self._fade):
+        found = (*own, *self._importances, *self._states)
+        # All but what `penalty` reads.
+        for kept in (self._present, self._attention, self._importances, self._states, self._fade):
             kept.clear()
+        return found
 
 
 class _Judge(nn.Module):
@@ -138,7 +136,7 @@ class _Judge(nn.Module):
         self._place = place
 
     def after(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        self._fading[0].judge(self._place)
+        self._fading[0].judge(self._place, main_output(output))
 
 
 def attach(module: nn.Module, blocks: Sequence[str], after: Sequence[tuple[str, str]], keep: float) -> None:
@@ -155,7 +153,7 @@ def attach(module: nn.Module, blocks: Sequence[str], after: Sequence[tuple[str, 
         module.get_submodule(path).register_forward_hook(_Judge(fading, place).after)
     module.add_module(ATTRIBUTE, fading)
     module.register_forward_hook(fading.end)
-    names = tuple(f"{IMPORTANCE}{place + 1}" for place in range(len(after)))
+    names = tuple(f"{kind}{place + 1}" for kind in (IMPORTANCE, STATES) for place in range(len(after)))
     module.extra_outputs = (*getattr(module, "extra_outputs", ()), *names)  # type: ignore[assignment]
     module.graph_notes = fading.notes  # type: ignore[assignment]
 
