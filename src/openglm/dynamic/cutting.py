@@ -71,8 +71,13 @@ def cut(model: ir.Model, stages: Sequence[Mapping[str, str]]) -> list[Piece]:
         made = {name for index in own for name in nodes[index].output}
         used = dict.fromkeys(name for index in sorted(own) for name in reads[index])
         taken.append([name for name in used if name in producer and name not in made])
-    pieces = []
+    # An output that a stage before has made already is given there.
+    given_at: list[dict[str, str]] = [{} for _ in stages]
     for number, stage in enumerate(stages):
+        for name, called in stage.items():
+            given_at[stage_of.get(producer.get(name, -1), number)][name] = called
+    pieces = []
+    for number, stage in enumerate(given_at):
         made = {name for index in members[number] for name in nodes[index].output}
         passed = dict.fromkeys(
             name

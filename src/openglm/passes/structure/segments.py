@@ -157,21 +157,23 @@ class Chain:
 
     def _absent(self, probe: Mapping[str, np.ndarray]) -> dict[str, float]:
         """What arrays with a number for each token hold where there is none."""
-        if TOKENS not in probe or probe[TOKENS].shape[1] < 2:
+        if TOKENS not in probe:
             raise InputError(
                 f"The model has no input {TOKENS}, by which tokens are known.", "Leave token_pruning out."
             )
-        whole, without = dict(probe), dict(probe)
-        without[TOKENS] = probe[TOKENS].copy()
-        without[TOKENS][:, -1] = 0
+        row = int((probe[TOKENS] != 0).sum(axis=1).argmax())
+        last = int(np.flatnonzero(probe[TOKENS][row]).max(initial=0))
+        whole = {name: array[row : row + 1] for name, array in probe.items()}
+        without = {**whole, TOKENS: whole[TOKENS].copy()}
+        without[TOKENS][0, last] = 0
         for runner in self._runners:
             for state in (whole, without):
                 state |= runner.run({name: state[name] for name in runner.inputs})
         found = {}
         for name, axes in self._axes().items():
-            by_token = name in whole and len(axes) == 1 and whole[name].size == probe[TOKENS].size
+            by_token = name in whole and len(axes) == 1 and whole[name].size == whole[TOKENS].size
             if by_token and not name.startswith(IMPORTANCE):
-                there, absent = (float(state[name].reshape(-1)[-1]) for state in (whole, without))
+                there, absent = (float(state[name].reshape(-1)[last]) for state in (whole, without))
                 if there != absent:
                     found[name] = absent
         return found
