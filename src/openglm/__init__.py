@@ -12,6 +12,7 @@ _HOMES = {
     "AutoModel": "openglm.model.auto",
     "Budget": "openglm.device.fit",
     "Device": "openglm.device.profile",
+    "GraphOptimizer": "openglm.search.graph_optimizer",
     "Model": "openglm.model.model",
     "OpenGLMError": "openglm.errors",
     "distil": "openglm.training.distillation",

@@ -1,0 +1,87 @@
+"""Named strategies: what they stand for, and what becomes of a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from openglm import GraphOptimizer, load  # noqa: E402
+from openglm.errors import InputError  # noqa: E402
+from openglm.passes.fuse import Fuse  # noqa: E402
+from openglm.search.graph_optimizer import STRATEGIES  # noqa: E402
+
+SETTINGS: dict[str, Any] = {"threads": 1, "calibration_samples": 4, "evaluation_samples": 12}
+ROWS = [
+    {"text": f"{a} {b} on the {c}", "label": int(a == "cat")}
+    for a in ("cat", "dog", "tree") for b in ("sat", "ran", "ate") for c in ("mat", "house", "table", "rug")
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def classifier(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    vocabulary = json.loads((bert_folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64, num_labels=2,
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bert_folder / name, folder)
+    return folder
+
+
+def codes(optimizer: GraphOptimizer, strategy: str) -> list[str]:
+    return [step.scheme for step in optimizer.recipe(strategy)]
+
+
+def test_what_strategies_stand_for(classifier: Path, conv_file: Path) -> None:
+    text = GraphOptimizer(classifier)
+    assert codes(text, "fuse") == ["fuse"]
+    assert codes(text, "int8") == ["fuse", "dynamic_wi8_ai8"]
+    assert codes(text, "early_exit") == ["early_exit", "distil", "fuse", "program"]
+    assert codes(text, "token_pruning") == ["token_pruning", "distil", "fuse", "program"]
+    whole = ["early_exit", "token_pruning", "distil", "fuse", "dynamic_wi8_ai8", "program"]
+    assert codes(text, "dynamic_pruning") == whole
+    assert codes(text, "auto") == []
+    pictures = GraphOptimizer(conv_file)
+    assert codes(pictures, "int8") == ["fuse", "static_wi8_ai8"]
+    assert "token_pruning" not in codes(pictures, "dynamic_pruning")
+
+
+def test_a_dynamic_model_is_made_and_runs(classifier: Path, tmp_path: Path) -> None:
+    optimizer = GraphOptimizer(classifier, "cortex-a53-2gb", data=ROWS, **SETTINGS)
+    passes = optimizer.recipe("dynamic_pruning", steps=3, max_drop=1.0)
+    result = optimizer.optimize(passes, max_drop=1.0)
+    tried = result.trials[-1].candidate
+    assert tried.code.endswith("program"), tried.reason
+    assert tried.outcome == "accepted" or "Slower" in tried.reason, tried.reason
+    assert any("Inputs leave" in note or "No input leaves" in note for note in tried.notes)
+    if tried.outcome == "accepted":
+        with load(result.best.save(tmp_path / "bundle")) as session:
+            outputs, trace = session.trace(text=["cat sat on the mat", "dog"])
+            assert outputs["logits"].shape == (2, 2)
+            assert len(trace.rows) == 2
+            session.verify()
+
+
+def test_passes_of_ones_own(bert_folder: Path) -> None:
+    result = GraphOptimizer(bert_folder, "cortex-a53-2gb", **SETTINGS).optimize([Fuse()], max_drop=0.5)
+    assert [trial.candidate.code for trial in result.trials] == ["as it is", "fuse"]
+
+
+def test_errors_say_what_to_do(classifier: Path) -> None:
+    optimizer = GraphOptimizer(classifier, **SETTINGS)
+    with pytest.raises(InputError, match=r"no strategy 'early_exits'\. Did you mean early_exit"):
+        optimizer.recipe("early_exits")
+    with pytest.raises(InputError, match=r"learns from data.*Give GraphOptimizer data="):
+        optimizer.optimize("early_exit")
+    assert set(STRATEGIES) == {"fuse", "int8", "early_exit", "token_pruning", "dynamic_pruning", "auto"}
