@@ -82,6 +82,10 @@ def test_errors_say_what_to_do(classifier: Path) -> None:
     optimizer = GraphOptimizer(classifier, **SETTINGS)
     with pytest.raises(InputError, match=r"no strategy 'early_exits'\. Did you mean early_exit"):
         optimizer.recipe("early_exits")
+    with pytest.raises(InputError, match="needs a small model"):
+        optimizer.recipe("cascade")
     with pytest.raises(InputError, match=r"learns from data.*Give GraphOptimizer data="):
         optimizer.optimize("early_exit")
-    assert set(STRATEGIES) == {"fuse", "int8", "early_exit", "token_pruning", "dynamic_pruning", "auto"}
+    assert set(STRATEGIES) == {
+        "fuse", "int8", "early_exit", "token_pruning", "cascade", "dynamic_pruning", "auto",
+    }  # fmt: skip

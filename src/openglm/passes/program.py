@@ -6,7 +6,7 @@ segments answer on the engine. Cuts at which nothing would be gained are left ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -25,7 +25,7 @@ from openglm.dynamic.patience import Patience
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import analyse
 from openglm.passes.contract import Context, Draft, ProgramPass
-from openglm.passes.structure.segments import Chain, Cuts, Point
+from openglm.passes.structure.segments import Chain, Cuts, Point, Samples
 from openglm.runtimes.onnxruntime import NAME
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -59,12 +59,7 @@ class ProgramOfExits(ProgramPass):
         cuts = Cuts.of(graph)
         if context.labelled is None:
             raise InputError("The gates of a program need data to be set on.", "Give --data.")
-        samples = _Samples([], [])
-        for batch, label in islice(context.labelled(), self.samples):
-            samples.inputs.append(batch)
-            samples.labels.extend([label] * len(next(iter(batch.values()))))
-        if not samples.inputs:
-            raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
+        samples = Samples.of(islice(context.labelled(), self.samples))
         kinds = {point.kind for point in cuts.points}
         drop, certainty = self.max_drop / len(kinds), 1 - (1 - self.certainty) / len(kinds)
         points, notes, scale = list(cuts.points), [], 0.0
@@ -74,7 +69,7 @@ class ProgramOfExits(ProgramPass):
             scale = _scale(chain, samples, drop, certainty)
             if not scale:
                 points = [point for point in points if point.kind == "exit"]
-            notes.append(self._of_tokens(scale, len(samples.labels), samples.known))
+            notes.append(self._of_tokens(scale, len(samples.labels), samples.judged))
         leave: dict[Point, AnswerGate] = {}
         if "exit" in kinds:
             chain = Chain(graph, cuts, points, longest)
@@ -93,7 +88,7 @@ class ProgramOfExits(ProgramPass):
         )
 
     def _exits(
-        self, chain: Chain, answer: str, samples: _Samples, scale: float, drop: float, certainty: float
+        self, chain: Chain, answer: str, samples: Samples, scale: float, drop: float, certainty: float
     ) -> tuple[dict[Point, AnswerGate], str]:
         """The gates of the exits at which somebody leaves, and what they were found to do."""
         answers = chain.answers(samples.inputs, scale)
@@ -114,10 +109,9 @@ class ProgramOfExits(ProgramPass):
         leave = [
             str(p.number) for p, least in zip(points, found.thresholds, strict=True) if least is not None
         ]
-        return made, self._told(found, leave, samples.known)
+        return made, self._told(found, leave, samples.judged)
 
-    def _of_tokens(self, scale: float, rows: int, labelled: bool) -> str:
-        judged = _judged(labelled)
+    def _of_tokens(self, scale: float, rows: int, judged: str) -> str:
         if not scale:
             return (
                 f"No token is dropped: {rows} samples do not show, with {self.certainty:.0%} certainty, that "
@@ -125,49 +119,20 @@ class ProgramOfExits(ProgramPass):
             )
         return f"Tokens are dropped, at {scale:g} times the thresholds that were learnt."
 
-    def _told(self, found: Calibrated, exits: Sequence[str], labelled: bool) -> str:
+    def _told(self, found: Calibrated, exits: Sequence[str], judged: str) -> str:
         if not exits:
             return (
                 f"No input leaves early: {found.rows} samples do not show, with {self.certainty:.0%} "
-                f"certainty, that it would cost at most {self.max_drop:g} {_judged(labelled)}."
+                f"certainty, that it would cost at most {self.max_drop:g} {judged}."
             )
         return (
             f"Inputs leave at exit {', '.join(exits)}: {found.work:.0%} of "
-            f"the work on {found.rows} samples, at a cost of {found.drop:.4f} {_judged(labelled)}, and with "
+            f"the work on {found.rows} samples, at a cost of {found.drop:.4f} {judged}, and with "
             f"{self.certainty:.0%} certainty of at most {self.max_drop:g}."
         )
 
 
-def _judged(labelled: bool) -> str:
-    return "of accuracy" if labelled else "of agreement with the whole model"
-
-
-class _Samples(NamedTuple):
-    """What gates are settled by."""
-
-    inputs: list[Mapping[str, np.ndarray]]
-    labels: list[float | None]
-
-    @property
-    def known(self) -> bool:
-        """Whether there are labels."""
-        return all(label is not None for label in self.labels)
-
-    def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
-        off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
-        if end.shape[-1] > 1:
-            wanted = np.array(self.labels) if self.known else end.argmax(-1)
-            wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
-            return wrong
-        right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
-        span = float(np.ptp(right)) or 1.0
-        off = np.abs(answers[..., 0] - right) / span
-        found: np.ndarray = np.clip(np.nan_to_num(off, nan=1.0), 0, 1)
-        return found
-
-
-def _scale(chain: Chain, samples: _Samples, drop: float, certainty: float) -> float:
+def _scale(chain: Chain, samples: Samples, drop: float, certainty: float) -> float:
     """The boldest scale of the tokens' thresholds that is proven to cost no more than allowed; 0: none is."""
     end = chain.answers(samples.inputs, 0.0)[-1]
     whole = samples.losses(end, end)

@@ -11,6 +11,7 @@ from openglm.errors import InputError, nearest
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
+from openglm.passes.cascade import Cascade
 from openglm.passes.contract import PassConfig, ProgramPass
 from openglm.passes.distil import Distil
 from openglm.passes.early_exit import EarlyExit
@@ -27,6 +28,7 @@ STRATEGIES = {
     "int8": "fuse, and the 8-bit scheme that suits the model",
     "early_exit": "exits that learn from the end; easy inputs leave at them",
     "token_pruning": "tokens that receive little attention are dropped between layers",
+    "cascade": "a small model of yours answers where it is sure, this one otherwise",
     "dynamic_pruning": "both of these, where the model is an encoder of text; int8",
     AUTO: "a search over pruning, factorising, training and quantization, within the time limit",
 }
@@ -47,11 +49,14 @@ class GraphOptimizer:
         self._device = device
         self._given = given
 
-    def recipe(self, strategy: str, *, steps: int = 1000, max_drop: float = 0.005) -> list[PassConfig]:
+    def recipe(
+        self, strategy: str, *, steps: int = 1000, max_drop: float = 0.005, small: str | None = None
+    ) -> list[PassConfig]:
         """The passes that a strategy stands for on this model, in order; empty for "auto", which searches.
 
-        `steps` is how long exits and thresholds learn, `max_drop` what a program's gates may cost.
-        Raises `InputError` for a strategy that there is not.
+        `steps` is how long exits and thresholds learn, `max_drop` what a program's gates may cost,
+        `small` the small model of a cascade, as `AutoModel` reads it. Raises `InputError` for a strategy
+        that there is not, or a cascade without a small model.
         """
         if strategy not in STRATEGIES:
             raise InputError(
@@ -61,6 +66,10 @@ class GraphOptimizer:
         if strategy == AUTO:
             return []
         text = self.model.processor is not None and self.model.processor.kind == "text"
+        if strategy == "cascade":
+            if small is None:
+                raise InputError("A cascade needs a small model.", "Give small=, with the same inputs.")
+            return [Fuse(), Cascade(small=small, max_drop=max_drop)]
         found: list[PassConfig] = []
         if strategy in ("early_exit", "dynamic_pruning"):
             found.append(EarlyExit())
@@ -76,7 +85,12 @@ class GraphOptimizer:
         return found
 
     def optimize(
-        self, strategy: str | Sequence[PassConfig] = AUTO, *, steps: int = 1000, max_drop: float = 0.01
+        self,
+        strategy: str | Sequence[PassConfig] = AUTO,
+        *,
+        steps: int = 1000,
+        max_drop: float = 0.01,
+        small: str | None = None,
     ) -> Result:
         """What became of the model: `.best` is the result, or the original where the recipe does not pay.
 
@@ -84,7 +98,7 @@ class GraphOptimizer:
         """
         passes = strategy
         if isinstance(passes, str):
-            passes = self.recipe(passes, steps=steps, max_drop=max_drop / 2)
+            passes = self.recipe(passes, steps=steps, max_drop=max_drop / 2, small=small)
         learns = any(step.needs_training or isinstance(step, ProgramPass) for step in passes)
         if learns and self._given.get("data") is None:
             raise InputError(

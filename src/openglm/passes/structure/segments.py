@@ -89,6 +89,58 @@ def _depth(values: Sequence[ir.Value]) -> int:
     return len(seen)
 
 
+class Samples(NamedTuple):
+    """What gates are settled by."""
+
+    inputs: list[Mapping[str, np.ndarray]]
+    labels: list[float | None]
+    """One a row."""
+
+    @classmethod
+    def of(cls, labelled: Iterable[tuple[Mapping[str, np.ndarray], float | None]]) -> Samples:
+        """Raises `InputError` where there are none."""
+        inputs, labels = [], []
+        for batch, label in labelled:
+            inputs.append(batch)
+            labels += [label] * len(next(iter(batch.values())))
+        if not inputs:
+            raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
+        return cls(inputs, labels)
+
+    @property
+    def known(self) -> bool:
+        """Whether there are labels."""
+        return all(label is not None for label in self.labels)
+
+    @property
+    def judged(self) -> str:
+        """What a loss is of, in words."""
+        return "of accuracy" if self.known else "of agreement with the whole model"
+
+    def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
+        off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
+        if end.shape[-1] > 1:
+            wanted = np.array(self.labels) if self.known else end.argmax(-1)
+            wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
+            return wrong
+        right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
+        span = float(np.ptp(right)) or 1.0
+        off = np.abs(answers[..., 0] - right) / span
+        found: np.ndarray = np.clip(np.nan_to_num(off, nan=1.0), 0, 1)
+        return found
+
+
+def answers_of(graph: ir.Model, answer: str, samples: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """What a whole graph says, (rows, classes)."""
+    with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
+        path = Path(folder, "model.onnx")
+        onnx_file.write(graph, path)
+        runner = Runner(path, threads=1)
+        found = [runner.run({name: sample[name] for name in runner.inputs})[answer] for sample in samples]
+    return np.concatenate([rows.reshape(len(rows), -1) for rows in found])
+
+
 class Chain:
     """Segments one after another, loaded, as every input goes through them that does not leave.
 

@@ -1,0 +1,159 @@
+"""A cascade: a small model reads every input, and the large one only those that need it.
+
+Either the small model answers where it is sure (Viola and Jones 2001 had the first that was fast enough
+for a camera), or, the wake-word case, it only decides whether the large one is to run at all.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from pydantic import Field
+
+from openglm.bundle.manifest import Gate, Program, Segment
+from openglm.dynamic.calibration import calibrate
+from openglm.dynamic.confidence import Confidence
+from openglm.dynamic.gate import AnswerGate
+from openglm.dynamic.wake import Wake, threshold
+from openglm.errors import InputError
+from openglm.model.analysis.statistics import analyse
+from openglm.model.auto import AutoModel
+from openglm.model.tensor import TensorSpec, specs
+from openglm.passes.contract import Context, Draft, ProgramPass
+from openglm.passes.structure.segments import Samples, answers_of
+from openglm.runtimes.onnxruntime import NAME
+
+SMALL, LARGE = "small", "large"
+
+
+class Cascade(ProgramPass):
+    """Put a small model before this one; both take the same inputs and answer with the same classes.
+
+    Raises `InputError` where they do not, or without data to set the threshold on.
+    """
+
+    scheme: ClassVar[str] = "cascade"
+    needs_calibration: ClassVar[bool] = True
+
+    small: str
+    """The small model, as `AutoModel` reads it."""
+    wake: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    """The classes that the large model is for: it runs where the small one thinks one of them likely
+    enough. If not given, it runs where the small one is not sure of its answer."""
+    false_rejects: float = Field(default=0.01, ge=0, lt=1)
+    """With `wake`: the share of the samples of those classes that may be missed."""
+    max_drop: float = Field(default=0.005, ge=0, le=1)
+    """Without `wake`: what the small model's answers may cost in the mean, of accuracy, or, where there
+    are no labels, of agreement with the large model."""
+    certainty: float = Field(default=0.9, gt=0, lt=1)
+    """With which they cost no more on inputs of the same kind."""
+    samples: int = Field(default=2000, ge=2)
+    """Of the data, at most."""
+
+    @property
+    def code(self) -> str:
+        return f"{self.scheme}_wake" if self.wake is not None else self.scheme
+
+    def apply(self, graph: ir.Model, context: Context) -> Draft:
+        if context.labelled is None:
+            raise InputError("A cascade needs data to set its threshold on.", "Give --data.")
+        small = AutoModel.from_pretrained(self.small).graph.clone()
+        answer = _alike(small, graph)
+        samples = Samples.of(islice(context.labelled(), self.samples))
+        answers = np.stack([answers_of(model, answer, samples.inputs) for model in (small, graph)])
+        work = analyse(small).macs / max(analyse(graph).macs, 1)
+        if self.wake is None:
+            gate, note = self._where_sure(answers, samples, answer, work)
+        else:
+            gate, note = self._where_wanted(answers[0], samples, answer)
+        outputs = (specs(graph.graph.outputs)[0],)
+        if gate is None:
+            return Draft(Program(segments=(_segment(LARGE, 1.0, outputs),)), {LARGE: graph}, (note,))
+        program = Program(
+            segments=(
+                _segment(SMALL, round(work, 6), outputs, "gate"),
+                _segment(LARGE, 1.0, outputs),
+            ),
+            gates=(
+                Gate(
+                    name="gate", kind=gate.kind, settings=gate.model_dump(mode="json"), routes=(None, LARGE)
+                ),
+            ),
+        )
+        return Draft(program, {SMALL: small, LARGE: graph}, (note,))
+
+    def _where_sure(
+        self, answers: np.ndarray, samples: Samples, answer: str, work: float
+    ) -> tuple[AnswerGate | None, str]:
+        found = calibrate(
+            Confidence.score(answers[0])[None],
+            samples.losses(answers, answers[1]),
+            np.array([work, 1 + work]),
+            self.max_drop,
+            self.certainty,
+        )
+        judged = samples.judged
+        least = found.thresholds[0]
+        if least is None:
+            return None, (
+                f"The small model answers nothing: {found.rows} samples do not show, with "
+                f"{self.certainty:.0%} certainty, that it would cost at most {self.max_drop:g} {judged}."
+            )
+        return Confidence(output=answer, threshold=least), (
+            f"The small model answers where it is sure: {found.work:.0%} of the work on {found.rows} "
+            f"samples, at a cost of {found.drop:.4f} {judged}, and with {self.certainty:.0%} certainty of at most "
+            f"{self.max_drop:g}."
+        )
+
+    def _where_wanted(self, said: np.ndarray, samples: Samples, answer: str) -> tuple[AnswerGate, str]:
+        assert self.wake is not None
+        if max(self.wake) >= said.shape[-1]:
+            raise InputError(
+                f"The small model has {said.shape[-1]} classes, and none numbered {max(self.wake)}.",
+                "Number classes from 0.",
+            )
+        if not samples.known:
+            raise InputError(
+                "Which inputs wake the large model is learnt from labels.", "Give labelled data."
+            )
+        wanted = np.isin(np.array(samples.labels), self.wake)
+        if wanted.all() or not wanted.any():
+            raise InputError(
+                "The data has no sample that shall wake the large model, or none that shall not.",
+                "Give data with both kinds.",
+            )
+        score = Wake(output=answer, classes=self.wake, threshold=0).score(said)
+        gate = Wake(output=answer, classes=self.wake, threshold=threshold(score[wanted], self.false_rejects))
+        wakes = score >= gate.threshold
+        return gate, (
+            f"The large model wakes for {wakes.mean():.0%} of {len(score)} samples; of those it is for "
+            f"{(~wakes[wanted]).mean():.2%} are missed."
+        )
+
+
+def _segment(
+    name: str, work: float, outputs: tuple[TensorSpec, ...], following: str | None = None
+) -> Segment:
+    return Segment(name=name, models={NAME: f"{name}.onnx"}, outputs=outputs, work=work, next=following)
+
+
+def _alike(small: ir.Model, large: ir.Model) -> str:
+    """The answer's name, which the small model's is given; raises `InputError` where the two differ."""
+    taken = {spec.name: spec.dtype for spec in specs(large.graph.inputs)}
+    if (ours := {spec.name: spec.dtype for spec in specs(small.graph.inputs)}) != taken:
+        raise InputError(
+            f"The small model takes {', '.join(ours)}, and this one {', '.join(taken)}.",
+            "Take a small model with the same inputs.",
+        )
+    given = [specs(model.graph.outputs) for model in (small, large)]
+    if any(len(outputs) != 1 for outputs in given) or given[0][0].shape[1:] != given[1][0].shape[1:]:
+        raise InputError(
+            f"The small model gives {', '.join(map(str, given[0]))}, and this one "
+            f"{', '.join(map(str, given[1]))}.",
+            "Take a small model that answers with the same classes.",
+        )
+    small.graph.outputs[0].name = given[1][0].name
+    return given[1][0].name
