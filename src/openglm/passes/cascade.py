@@ -104,8 +104,8 @@ class Cascade(ProgramPass):
             )
         return Confidence(output=answer, threshold=least), (
             f"The small model answers where it is sure: {found.work:.0%} of the work on {found.rows} "
-            f"samples, at a cost of {found.drop:.4f} {judged}, and with {self.certainty:.0%} certainty of at most "
-            f"{self.max_drop:g}."
+            f"samples, at a cost of {found.drop:.4f} {judged}, and with {self.certainty:.0%} certainty of at "
+            f"most {self.max_drop:g}."
         )
 
     def _where_wanted(self, said: np.ndarray, samples: Samples, answer: str) -> tuple[AnswerGate, str]:
