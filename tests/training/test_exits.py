@@ -160,8 +160,8 @@ def test_loss_of_classes(alpha: float) -> None:
     expected = (3 * loss(end, answers) + loss(first, end.detach()) + 2 * loss(second, end.detach())) / 6
     torch.testing.assert_close(total, expected)
     early = (loss(first, end) + 2 * loss(second, end)) / 6
-    assert parts["exits"] == pytest.approx(float(early), rel=1e-5)
-    assert parts["teacher"] == pytest.approx(float(losses.soft(end, answers, 2.0)), rel=1e-5)
+    assert parts["exits"] == pytest.approx(early.item(), rel=1e-5)
+    assert parts["teacher"] == pytest.approx(losses.soft(end, answers, 2.0).item(), rel=1e-5)
     assert set(parts) == {"teacher", "exits"} | ({"labels"} if alpha < 1 else set())
     # Exits learn from the end, and the end nothing from them.
     assert torch.equal(

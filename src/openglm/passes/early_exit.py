@@ -38,7 +38,7 @@ class EarlyExit(ModulePass):
     """How many, at equal distances by work; after every block, or three in a network of
     convolutions, if not given."""
     after: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """In place of `exits`: the layers, as named_modules() has them, in the order they run."""
+    """In place of `exits`: the layers, as named_modules() has them."""
     seed: int = Field(default=0, ge=0)
     """Of the heads' weights."""
 
@@ -63,13 +63,24 @@ class EarlyExit(ModulePass):
         if batch is None:
             raise InputError("Early exit needs one input to look at.", "Give data.")
         inputs = tensors(batch)
-        chain = _named(module, self.after) if self.after is not None else _chain(module, inputs)
-        seen = _traced(module, chain, inputs)
-        if self.after is None:
-            chain = _picked(chain, seen, self.exits)
         with torch.no_grad():
             answer = main_output(module(**inputs))
-        if answer.dim() != 2 or not chain:
+        if answer.dim() != 2 or model.task == "embedding":
+            raise InputError(
+                f"{model.name} does not answer with classes or a number.", "Leave early_exit out for it."
+            )
+        chain = _named(module, self.after) if self.after is not None else _chain(module, inputs)
+        seen, total = _traced(module, chain, inputs)
+        if self.after is None:
+            chain = _picked(seen, total, self.exits)
+        elif unfit := next((path for path in chain if path not in seen), None):
+            raise InputError(
+                f"The layer '{unfit}' does not run once and give vectors for tokens, or pictures.",
+                "Name blocks or stages.",
+            )
+        else:
+            chain = list(seen)
+        if not chain:
             raise InputError(
                 f"{model.name} has no place for exits.",
                 "They suit networks whose blocks or stages follow one another; name layers with `after`.",
@@ -90,7 +101,7 @@ def _named(module: nn.Module, paths: tuple[str, ...]) -> list[str]:
     known = dict(module.named_modules())
     if missing := next((path for path in paths if path not in known), None):
         raise InputError(f"The model has no layer '{missing}'.", "Name layers as named_modules() does.")
-    return list(paths)
+    return list(dict.fromkeys(paths))
 
 
 def _chain(module: nn.Module, inputs: dict[str, torch.Tensor]) -> list[str]:
@@ -107,7 +118,7 @@ def _chain(module: nn.Module, inputs: dict[str, torch.Tensor]) -> list[str]:
             for path, member in module.named_modules()
             if isinstance(member, nn.ModuleList | nn.Sequential)
         ]
-        given = _traced(module, [name for names in containers for name in names], inputs)
+        given, _ = _traced(module, [name for names in containers for name in names], inputs)
         pictures = [[name for name in names if len(given.get(name, ((), 0))[0]) == 4] for names in containers]
         found = max(pictures, key=len, default=[])
     return found[:-1]
@@ -115,8 +126,9 @@ def _chain(module: nn.Module, inputs: dict[str, torch.Tensor]) -> list[str]:
 
 def _traced(
     module: nn.Module, paths: list[str], inputs: dict[str, torch.Tensor]
-) -> dict[str, tuple[tuple[int, ...], int]]:
-    """For each layer that ran once: the shape of what it gave, and the multiply-accumulates until then."""
+) -> tuple[dict[str, tuple[tuple[int, ...], int]], int]:
+    """For each layer that ran once, in the order they ran: the shape of what it gave, and the
+    multiply-accumulates until then; and those of all."""
     import torch
     from torch import nn
 
@@ -149,21 +161,18 @@ def _traced(
     finally:
         for handle in handles:
             handle.remove()
-    return {path: seen for path, seen in found.items() if runs[path] == 1 and len(seen[0]) in (3, 4)}
+    return {path: seen for path, seen in found.items() if runs[path] == 1 and len(seen[0]) in (3, 4)}, work
 
 
-def _picked(chain: list[str], seen: dict[str, tuple[tuple[int, ...], int]], wanted: int | None) -> list[str]:
-    """Of the layers in `chain` those nearest to equal distances by work."""
-    there = [path for path in chain if path in seen]
-    if not there:
+def _picked(seen: dict[str, tuple[tuple[int, ...], int]], total: int, wanted: int | None) -> list[str]:
+    """Of these layers those nearest to equal distances by work, of which the whole network does `total`."""
+    if not seen:
         return []
-    tokens = len(seen[there[0]][0]) == 3
-    if wanted is None and tokens:
-        return there
+    if wanted is None and all(len(shape) == 3 for shape, _ in seen.values()):
+        return list(seen)
     count = wanted or 3
-    total = seen[there[-1]][1]
     places = [
-        min(there, key=lambda path: abs(seen[path][1] - total * (place + 1) / (count + 1)))
+        min(seen, key=lambda path: abs(seen[path][1] - total * (place + 1) / (count + 1)))
         for place in range(count)
     ]
     return list(dict.fromkeys(places))

@@ -53,6 +53,10 @@ class Exits(nn.Module):
         """A forward hook of the whole module: its own output first, then the exits'."""
         return (main_output(output), *(head() for head in self.heads))
 
+    def forward(self, given: Any) -> Any:
+        """Nothing: a Sequential calls all that is put into it."""
+        return given
+
 
 def attach(module: nn.Module, heads: Mapping[str, ExitHead]) -> None:
     """Put exits on a module, in place: heads by the path of the layer that each reads."""
