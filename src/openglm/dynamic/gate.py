@@ -63,6 +63,8 @@ class GateConfig(BaseModel, ABC):
     def split(self, state: State) -> list[Passed]:
         """The rows by route; rows that take one route may come as several groups."""
         routes = self.decide(state)
+        if (routes == routes[0]).all():  # nothing to copy, as with every single row
+            return [Passed(int(routes[0]), np.arange(len(routes)), state)]
         return [
             Passed(int(route), rows, {name: array[rows] for name, array in state.items()})
             for route in np.unique(routes)
