@@ -24,7 +24,7 @@ from openglm.passes.recipe import split
 Build = Callable[..., ir.Model]
 Run = Callable[..., dict[str, np.ndarray]]
 WIDTH, COUNT = 16, 600
-GRAPH = """g (float[n,16] x) => (float[n,{0}] logits, float[n,{0}] exit_1, float[n,{0}] exit_2) {{
+GRAPH = """g (float[n,{1}] x) => (float[n,{0}] logits, float[n,{0}] exit_1, float[n,{0}] exit_2) {{
     a = MatMul(x, w1) b = Relu(a) exit_1 = MatMul(b, h1)
     c = MatMul(b, w2) d = Relu(c) exit_2 = MatMul(d, h2)
     e = MatMul(d, w3) f = Relu(e) logits = MatMul(f, h3)
@@ -32,17 +32,17 @@ GRAPH = """g (float[n,16] x) => (float[n,{0}] logits, float[n,{0}] exit_1, float
 
 
 @pytest.fixture
-def make(build: Build) -> Callable[[int], ir.Model]:
+def make(build: Build) -> Callable[..., ir.Model]:
     """A graph whose exits know the better what the end says the later they are."""
 
-    def made(classes: int) -> ir.Model:
+    def made(classes: int, width: int = WIDTH, change: float = 0.15) -> ir.Model:
         rng = np.random.default_rng(3)
-        near = [np.eye(WIDTH) + 0.15 * rng.normal(size=(WIDTH, WIDTH)) / 4 for _ in range(3)]
-        head = 3 * rng.normal(size=(WIDTH, classes))
+        near = [np.eye(width) + change * rng.normal(size=(width, width)) / width**0.5 for _ in range(3)]
+        head = 3 * rng.normal(size=(width, classes))
         arrays = {f"w{index + 1}": weight for index, weight in enumerate(near)}
         arrays |= {"h1": near[1] @ near[2] @ head, "h2": near[2] @ head, "h3": head}
         return build(
-            GRAPH.format(classes), **{key: array.astype(np.float32) for key, array in arrays.items()}
+            GRAPH.format(classes, width), **{key: array.astype(np.float32) for key, array in arrays.items()}
         )
 
     return made
@@ -85,7 +85,7 @@ def by_hand(draft: Draft, whole: dict[str, np.ndarray], exits: list[str]) -> tup
 
 @pytest.mark.parametrize("gate", ["confidence", "entropy", "learned", "patience"])
 def test_rows_leave_as_they_would_by_hand(
-    make: Callable[[int], ir.Model], inputs: np.ndarray, run: Run, tmp_path: Path, gate: Any
+    make: Callable[..., ir.Model], inputs: np.ndarray, run: Run, tmp_path: Path, gate: Any
 ) -> None:
     graph = make(4)
     draft = ProgramOfExits(gate=gate, max_drop=0.1).apply(graph, context(inputs))
@@ -110,13 +110,13 @@ def _told(draft: Draft) -> str:
     return f"exit_{words}"
 
 
-def test_work_is_shared_out(make: Callable[[int], ir.Model], inputs: np.ndarray) -> None:
+def test_work_is_shared_out(make: Callable[..., ir.Model], inputs: np.ndarray) -> None:
     draft = ProgramOfExits(max_drop=1.0).apply(make(4), context(inputs))
     assert sum(segment.work for segment in draft.program.segments) == pytest.approx(1.0, abs=1e-4)
     assert all(0 < segment.work < 1 for segment in draft.program.segments)
 
 
-def test_labels_decide_where_there_are_any(make: Callable[[int], ir.Model], inputs: np.ndarray) -> None:
+def test_labels_decide_where_there_are_any(make: Callable[..., ir.Model], inputs: np.ndarray) -> None:
     """With labels that the first exit alone gets right, leaving early costs nothing at all."""
     graph = make(4)
     labels = np.zeros(COUNT)
@@ -126,7 +126,7 @@ def test_labels_decide_where_there_are_any(make: Callable[[int], ir.Model], inpu
 
 
 def test_nothing_proven_is_the_whole_model(
-    make: Callable[[int], ir.Model], inputs: np.ndarray, run: Run, tmp_path: Path
+    make: Callable[..., ir.Model], inputs: np.ndarray, run: Run, tmp_path: Path
 ) -> None:
     graph = make(4)
     draft = ProgramOfExits(max_drop=0.001).apply(graph, context(inputs[:10]))
@@ -136,7 +136,7 @@ def test_nothing_proven_is_the_whole_model(
     np.testing.assert_allclose(outputs["logits"], run(graph, {"x": inputs})["logits"], rtol=1e-5)
 
 
-def test_one_number(make: Callable[[int], ir.Model], inputs: np.ndarray, run: Run, tmp_path: Path) -> None:
+def test_one_number(make: Callable[..., ir.Model], inputs: np.ndarray, run: Run, tmp_path: Path) -> None:
     graph = make(1)
     draft = ProgramOfExits(max_drop=0.1).apply(graph, context(inputs))
     assert {gate.kind for gate in draft.program.gates} == {"patience"}
@@ -148,14 +148,37 @@ def test_one_number(make: Callable[[int], ir.Model], inputs: np.ndarray, run: Ru
         ProgramOfExits(gate="confidence").apply(graph, context(inputs))
 
 
-def test_a_quantized_graph(make: Callable[[int], ir.Model], inputs: np.ndarray, tmp_path: Path) -> None:
-    graph = DynamicInt8().apply(make(4), Context()).graph
+def test_a_quantized_graph(make: Callable[..., ir.Model], run: Run, tmp_path: Path) -> None:
+    """A row at a time: ranges that are found as a graph runs depend on what shares a batch."""
+    inputs = np.random.default_rng(4).normal(size=(COUNT, 64)).astype(np.float32)
+    applied = DynamicInt8().apply(make(4, 64, 0.6), Context())
+    assert applied.changed
+    draft = ProgramOfExits(max_drop=0.1).apply(applied.graph, context(inputs))
+    assert len(draft.program.segments) == 3
+    for graph in draft.graphs.values():
+        assert "MatMulInteger" in {node.op_type for node in graph.graph}
+    single = [run(applied.graph, {"x": row[None]}) for row in inputs[:40]]
+    whole = {name: np.concatenate([row[name] for row in single]) for name in single[0]}
+    wanted, place = by_hand(draft, whole, ["exit_1", "exit_2"])
+    assert set(place) == {0, 1, 2}
+    runner = opened(draft, tmp_path)
+    found = np.concatenate([runner.run({"x": row[None]})["logits"] for row in inputs[:40]])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_segments_are_parts_of_the_graph(make: Callable[..., ir.Model], inputs: np.ndarray) -> None:
+    graph = make(4)
     draft = ProgramOfExits(max_drop=0.1).apply(graph, context(inputs))
-    assert len(draft.program.segments) > 1
-    assert np.isfinite(opened(draft, tmp_path).run({"x": inputs})["logits"]).all()
+
+    def weights(model: ir.Model) -> set[str]:
+        return set(model.graph.initializers)
+
+    first, second, third = (weights(draft.graphs[segment.name]) for segment in draft.program.segments)
+    assert (first, second, third) == ({"w1", "h1"}, {"w2", "h2"}, {"w3", "h3"})
+    assert weights(graph) == first | second | third, "the graph that was given is as it was"
 
 
-def test_errors_say_what_to_do(build: Build, make: Callable[[int], ir.Model], inputs: np.ndarray) -> None:
+def test_errors_say_what_to_do(build: Build, make: Callable[..., ir.Model], inputs: np.ndarray) -> None:
     plain = build("g (float[n,16] x) => (float[n,16] y) { y = Relu(x) }")
     with pytest.raises(InputError, match="no exits, and no layers to drop tokens behind"):
         ProgramOfExits().apply(plain, context(inputs))
