@@ -50,6 +50,13 @@ def test_few_rows_prove_nothing() -> None:
     assert not proven(np.zeros(200), 0.005, 0.9)
 
 
+def test_how_many_rows_it_takes_at_least() -> None:
+    """As docs/dynamic.md has it."""
+    for max_drop, count in ((0.005, 542), (0.01, 271)):
+        assert not proven(np.zeros(count - 1), max_drop, 0.9)
+        assert proven(np.zeros(count), max_drop, 0.9)
+
+
 def test_everything_is_allowed() -> None:
     assert proven(np.ones(20), 1.0, 0.9)
     assert not proven(np.zeros(0), 1.0, 0.9)
