@@ -12,6 +12,8 @@ from openglm.cli.console import out, print_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from openglm.dynamic.program import Trace
+
 SHOWN = 6
 """Values of an output that are printed; --json and --save give all."""
 
@@ -49,12 +51,18 @@ def run(
             "Give --text, --image or --arrays.",
         )
     with load(bundle, threads=threads) as session:
+        given: dict[str, Any] = {"text_pair": pair or None}
         if arrays is not None:
-            found = session.run(_read(arrays), text_pair=pair or None)
+            given["arrays"] = _read(arrays)
         elif image:
-            found = session.run(image=[str(item) for item in image], text_pair=pair or None)
+            given["image"] = [str(item) for item in image]
         else:
-            found = session.run(text=text, text_pair=pair or None)
+            given["text"] = text
+        trace = None
+        if session.manifest.program.gates:
+            found, trace = session.trace(**given)
+        else:
+            found = session.run(**given)
         task = session.manifest.task
     if save is not None:
         _write(save, found)
@@ -72,6 +80,18 @@ def run(
         if task.endswith("classification"):
             for row in array:
                 out().print(f"  class {int(row.argmax())} with probability {_probability(row):.3f}")
+    if trace is not None:
+        _ways(trace)
+
+
+def _ways(trace: Trace) -> None:
+    out().print("[bold]how far each went[/]")
+    for number, way in enumerate(trace.rows, 1):
+        segments = ", ".join(name for name in way.nodes if not name.startswith("gate"))
+        told = f"  {number}: {segments}; {way.work:.0%} of the work, {way.milliseconds:.2f} ms"
+        out().print(told, soft_wrap=True, markup=False)
+    for note in trace.notes:
+        out().print(f"  {note}", soft_wrap=True, markup=False)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _judge(
             applied = step.apply(graph, context)
             graph, changed = applied.graph, changed or applied.changed
             notes += applied.notes
-    if not changed:
+    if not changed and dynamic is None:
         return {"outcome": "refused", "reason": f"{recipe[-1].scheme} finds nothing to change in this model."}
     if dynamic is None:
         path = folder / MODEL_FILE
