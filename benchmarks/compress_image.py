@@ -162,7 +162,7 @@ class _Part:
         found = [Entrant("onnxruntime.quantization, static", "peer", path)]
         path = by_peer(
             self.folder / f"{olive}.onnx", compress_peers.olive_search, self.fp32, self.guide,
-            transformer=None, seconds=int(compress.ANSWER_S),
+            transformer=None, seconds=compress_peers.OLIVE_S,
         )  # fmt: skip
         found.append(Entrant(compress_peers.olive_told(path), "peer", path))
         path = by_peer(

@@ -47,7 +47,7 @@ BERT = {"num_heads": 12, "hidden_size": 384}
 PRUNED_EPOCHS = 1
 """Of training after pruning by a peer, as many as the model itself had."""
 KEPT_LAYERS = (0, 2, 4)
-STEPS, SEEDS = 1500, (0, 1)
+STEPS, SEEDS = 500, (0, 1)
 ALPHAS = {"labels alone": 0.0, "distilled": 0.7}
 
 
@@ -144,7 +144,7 @@ def _peers(guide: compress_peers.Guide, source: Path, fp32: Path, shown: list[ss
     found.append(Entrant("onnxruntime.transformers + quantization, dynamic", "peer", path))
     path = by_peer(
         FOLDER / f"{olive}.onnx", compress_peers.olive_search, exported, guide,
-        transformer=BERT, seconds=int(compress.ANSWER_S),
+        transformer=BERT, seconds=compress_peers.OLIVE_S,
     )  # fmt: skip
     found.append(Entrant(compress_peers.olive_told(path), "peer", path))
     path = by_peer(FOLDER / f"{nncf}.xml", compress_peers.nncf_controlled, fp32, guide, transformer=True)
