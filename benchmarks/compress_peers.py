@@ -113,7 +113,8 @@ def olive_search(
         "passes": _olive_passes(transformer),
         "engine": {
             "search_strategy": {
-                "execution_order": "joint", "sampler": "random", "sampler_config": {"seed": 0, "max_samples": 0},
+                "execution_order": "joint", "sampler": "random",
+                "sampler_config": {"seed": 0, "max_samples": 0},
                 "max_time": seconds,
             },
             "host": "here", "target": "here", "evaluator": "both",
@@ -148,9 +149,7 @@ def _untransposed(source: Path, target: Path) -> None:
             if node.op_type == "Gemm" and attribute.name == "transB" and attribute.i:
                 attribute.i = 0
                 weight = weights[node.input[1]]
-                weight.CopyFrom(
-                    numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name)
-                )
+                weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
     onnx.save(model, target)
 
 
