@@ -22,7 +22,7 @@ class Nothing(GraphPass):
         return Applied(graph, False)
 
 
-REQUIRED = {"keep": 0.5}
+REQUIRED = {"keep": 0.5, "small": "small.onnx"}
 """How much stays has no default: it is what one decides."""
 
 
