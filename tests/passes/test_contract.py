@@ -23,7 +23,7 @@ class Nothing(GraphPass):
 
 
 REQUIRED = {"keep": 0.5, "small": "small.onnx"}
-"""How much stays has no default: it is what one decides."""
+"""What has no default: it is what one decides."""
 
 
 def test_every_scheme_is_found() -> None:
