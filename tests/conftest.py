@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +135,46 @@ def _write_conv(path: Path) -> None:
 
     torch.manual_seed(0)
     onnx_file.write(export(Net(), {"pixel_values": torch.randn(1, 3, 16, 16)}, output_names=["logits"]), path)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: more cost more than they bring at the sizes of tests."""
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.fixture(scope="session")
+def write_classifier(bert_folder: Path) -> Callable[..., Path]:
+    """Writes the folder of a small text classifier, with `bert_folder`'s tokenizer; its random weights have
+    the standard deviation `std`, if given, so that blocks change what they read."""
+
+    def write(folder: Path, *, layers: int, classes: int, std: float | None = None) -> Path:
+        import torch
+        import transformers
+
+        vocabulary = json.loads((bert_folder / "tokenizer.json").read_text(encoding="utf-8"))["model"][
+            "vocab"
+        ]
+        config = transformers.BertConfig(
+            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=layers, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=64, num_labels=classes,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        network: Any = transformers.BertForSequenceClassification(config)
+        for parameter in network.parameters():
+            if std is not None and parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=std)
+        network.save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(bert_folder / name, folder)
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,7 @@ from openglm.training.loop import Settings  # noqa: E402
 PLAN = Plan(epochs=8, batch_size=8, learning_rate=3e-3, max_length=32)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tune(slug: str, source: Path, glue: Path, output: Path, plan: Plan = PLAN, **options: Any) -> Finetuned:

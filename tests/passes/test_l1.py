@@ -27,14 +27,7 @@ from torch import nn  # noqa: E402
 
 from openglm.training.sparse_linear import SparseLinear, exchange, outside_pattern, shrink  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def linear(inputs: int = 12, outputs: int = 7, seed: int = 0, bias: bool = True) -> Any:

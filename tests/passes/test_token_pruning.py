@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,10 @@ ROWS = [{"text": f"the {a} {b}", "label": len(a) % 2} for a in ("cat", "dog", "t
 
 
 @pytest.fixture(scope="module")
-def classifier(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def classifier(write_classifier: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Four blocks and three classes, with weights large enough for attention to differ between tokens."""
     folder = tmp_path_factory.mktemp("classifier")
-    vocabulary = json.loads((bert_folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=4, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=64, num_labels=3,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    network: Any = transformers.BertForSequenceClassification(config)
-    for parameter in network.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    network.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(bert_folder / name, folder)
-    return openglm.AutoModel.from_pretrained(folder)
+    return openglm.AutoModel.from_pretrained(write_classifier(folder, layers=4, classes=3, std=0.2))
 
 
 def inputs(model: Model, texts: list[str]) -> dict[str, np.ndarray]:

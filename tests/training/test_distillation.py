@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from openglm.data import open_data  # noqa: E402
 from openglm.errors import InputError  # noqa: E402
 from openglm.model.model import Model, Trainable  # noqa: E402
 from openglm.training import losses  # noqa: E402
-from openglm.training.augmentation import mirror_shift  # noqa: E402
 from openglm.training.distillation import RATE, RATE_BATCH_NORM, default_rate, run  # noqa: E402
 from openglm.training.loop import Progress, Settings  # noqa: E402
 from openglm.training.objective import Distillation, Objective, Rows  # noqa: E402
@@ -28,13 +27,7 @@ nn = torch.nn
 QUICK: dict[str, Any] = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Block(nn.Module):
@@ -419,32 +412,6 @@ def test_pictures(pictures: Any) -> None:
     assert plain.module.norm.num_batches_tracked == 60
     assert default_rate(student.module) == RATE_BATCH_NORM
     assert default_rate(nn.LayerNorm(3)) == RATE
-
-
-def test_mirror_shift_shows_the_same() -> None:
-    torch.manual_seed(0)
-    pictures = torch.randn(200, 2, 16, 24)
-    found = mirror_shift({"pixels": pictures, "other": pictures[:, 0]})
-    assert torch.equal(found["other"], pictures[:, 0])
-    changed = found["pixels"]
-    assert changed.shape == pictures.shape
-    mirrored, shifts = 0, set()
-    for before, after in zip(pictures, changed, strict=True):
-        places = [
-            (flip, down, right)
-            for flip in (False, True)
-            for down in range(-2, 3)
-            for right in range(-3, 4)
-            if torch.equal(
-                (after.flip(-1) if flip else after)[:, 4:8, 6:12],
-                before[:, 4 + down : 8 + down, 6 + right : 12 + right],
-            )
-        ]
-        assert len(places) == 1
-        mirrored += places[0][0]
-        shifts.add(places[0][1:])
-    assert 70 < mirrored < 130
-    assert len(shifts) == 35
 
 
 def test_a_graph_alone_cannot_be_trained(conv_file: Path) -> None:

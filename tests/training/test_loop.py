@@ -28,13 +28,7 @@ from openglm.training.samples import Batch  # noqa: E402
 PLAN = Settings(steps=12, batch_size=8, learning_rate=0.01, precision="fp32", checkpoint_seconds=0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Points:
