@@ -64,6 +64,7 @@ def run(
         else:
             found = session.run(**given)
         task = session.manifest.task
+        segments = {segment.name for segment in session.manifest.program.segments}
     if save is not None:
         _write(save, found)
     if json:
@@ -81,14 +82,14 @@ def run(
             for row in array:
                 out().print(f"  class {int(row.argmax())} with probability {_probability(row):.3f}")
     if trace is not None:
-        _ways(trace)
+        _ways(trace, segments)
 
 
-def _ways(trace: Trace) -> None:
+def _ways(trace: Trace, segments: set[str]) -> None:
     out().print("[bold]how far each went[/]")
     for number, way in enumerate(trace.rows, 1):
-        segments = ", ".join(name for name in way.nodes if not name.startswith("gate"))
-        told = f"  {number}: {segments}; {way.work:.0%} of the work, {way.milliseconds:.2f} ms"
+        through = ", ".join(name for name in way.nodes if name in segments)
+        told = f"  {number}: {through}; {way.work:.0%} of the work, {way.milliseconds:.2f} ms"
         out().print(told, soft_wrap=True, markup=False)
     for note in trace.notes:
         out().print(f"  {note}", soft_wrap=True, markup=False)

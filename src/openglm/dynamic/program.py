@@ -171,6 +171,11 @@ class ProgramFile(BaseModel):
     program: Program
     outputs: tuple[TensorSpec, ...]
 
+    @classmethod
+    def read(cls, path: Path) -> ProgramFile:
+        """The content of a file that `search` wrote."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
 
 def open_program(
     program: Program, outputs: Sequence[TensorSpec], folder: Path, *, threads: int | None = None
@@ -193,7 +198,7 @@ def open_file(path: Path, *, threads: int | None = None) -> Runner | ProgramRunn
     """A model's file, or a `PROGRAM_FILE` with its segments, loaded; raises `InputError` for no such."""
     if path.name != PROGRAM_FILE:
         return Runner(path, threads=threads)
-    content = ProgramFile.model_validate_json(path.read_text(encoding="utf-8"))
+    content = ProgramFile.read(path)
     return open_program(content.program, content.outputs, path.parent, threads=threads)
 
 
@@ -201,8 +206,9 @@ def model_files(path: Path) -> list[Path]:
     """The files of what `open_file` takes: weights in a file of their own are among them."""
     names = [path.name]
     if path.name == PROGRAM_FILE:
-        content = ProgramFile.model_validate_json(path.read_text(encoding="utf-8"))
-        names = [file for segment in content.program.segments for file in segment.models.values()]
+        names = [
+            file for segment in ProgramFile.read(path).program.segments for file in segment.models.values()
+        ]
     found = [path.parent / file for name in names for file in (name, f"{name}.data")]
     return [file for file in found if file.is_file()]
 

@@ -72,16 +72,10 @@ class Cascade(ProgramPass):
         outputs = (specs(graph.graph.outputs)[0],)
         if gate is None:
             return Draft(Program(segments=(_segment(LARGE, 1.0, outputs),)), {LARGE: graph}, (note,))
+        settings = gate.model_dump(mode="json")
         program = Program(
-            segments=(
-                _segment(SMALL, round(work, 6), outputs, "gate"),
-                _segment(LARGE, 1.0, outputs),
-            ),
-            gates=(
-                Gate(
-                    name="gate", kind=gate.kind, settings=gate.model_dump(mode="json"), routes=(None, LARGE)
-                ),
-            ),
+            segments=(_segment(SMALL, round(work, 6), outputs, "gate"), _segment(LARGE, 1.0, outputs)),
+            gates=(Gate(name="gate", kind=gate.kind, settings=settings, routes=(None, LARGE)),),
         )
         return Draft(program, {SMALL: small, LARGE: graph}, (note,))
 
@@ -95,17 +89,14 @@ class Cascade(ProgramPass):
             self.max_drop,
             self.certainty,
         )
-        judged = samples.judged
         least = found.thresholds[0]
         if least is None:
-            return None, (
-                f"The small model answers nothing: {found.rows} samples do not show, with "
-                f"{self.certainty:.0%} certainty, that it would cost at most {self.max_drop:g} {judged}."
-            )
-        return Confidence(output=answer, threshold=least), (
-            f"The small model answers where it is sure: {found.work:.0%} of the work on {found.rows} "
-            f"samples, at a cost of {found.drop:.4f} {judged}, and with {self.certainty:.0%} certainty of at "
-            f"most {self.max_drop:g}."
+            reason = samples.unproven(found, self.max_drop, self.certainty)
+            return None, f"The small model answers nothing: {reason}."
+        cost = samples.cost(found, self.max_drop, self.certainty)
+        return (
+            Confidence(output=answer, threshold=least),
+            f"The small model answers where it is sure: {cost}.",
         )
 
     def _where_wanted(self, said: np.ndarray, samples: Samples, answer: str) -> tuple[AnswerGate, str]:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program, Segment
-from openglm.dynamic.calibration import Calibrated, calibrate, proven
+from openglm.dynamic.calibration import calibrate, proven
 from openglm.dynamic.confidence import Confidence
 from openglm.dynamic.cutting import Piece
 from openglm.dynamic.entropy import Entropy
@@ -63,6 +63,7 @@ class ProgramOfExits(ProgramPass):
         kinds = {point.kind for point in cuts.points}
         drop, certainty = self.max_drop / len(kinds), 1 - (1 - self.certainty) / len(kinds)
         points, notes, scale = list(cuts.points), [], 0.0
+        chain: Chain | None = None
         longest = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
         if "tokens" in kinds:
             chain = Chain(graph, cuts, [point for point in points if point.kind == "tokens"], longest)
@@ -76,7 +77,8 @@ class ProgramOfExits(ProgramPass):
             leave, told = self._exits(chain, cuts.answer, samples, scale, drop, certainty)
             points = [point for point in points if point.kind == "tokens" or point in leave]
             notes.append(told)
-        chain = Chain(graph, cuts, points, longest)
+        if chain is None or chain.points != tuple(points):
+            chain = Chain(graph, cuts, points, longest)
         gates = [
             leave[point] if point.kind == "exit" else chain.gate(place, scale)
             for place, point in enumerate(points)
@@ -109,7 +111,11 @@ class ProgramOfExits(ProgramPass):
         leave = [
             str(p.number) for p, least in zip(points, found.thresholds, strict=True) if least is not None
         ]
-        return made, self._told(found, leave, samples.judged)
+        if not leave:
+            reason = samples.unproven(found, self.max_drop, self.certainty)
+            return made, f"No input leaves early: {reason}."
+        cost = samples.cost(found, self.max_drop, self.certainty)
+        return made, f"Inputs leave at exit {', '.join(leave)}: {cost}."
 
     def _of_tokens(self, scale: float, rows: int, judged: str) -> str:
         if not scale:
@@ -118,18 +124,6 @@ class ProgramOfExits(ProgramPass):
                 f"it would cost little enough {judged}."
             )
         return f"Tokens are dropped, at {scale:g} times the thresholds that were learnt."
-
-    def _told(self, found: Calibrated, exits: Sequence[str], judged: str) -> str:
-        if not exits:
-            return (
-                f"No input leaves early: {found.rows} samples do not show, with {self.certainty:.0%} "
-                f"certainty, that it would cost at most {self.max_drop:g} {judged}."
-            )
-        return (
-            f"Inputs leave at exit {', '.join(exits)}: {found.work:.0%} of "
-            f"the work on {found.rows} samples, at a cost of {found.drop:.4f} {judged}, and with "
-            f"{self.certainty:.0%} certainty of at most {self.max_drop:g}."
-        )
 
 
 def _scale(chain: Chain, samples: Samples, drop: float, certainty: float) -> float:

@@ -46,24 +46,8 @@ class Runner:
         # x86 without VNNI adds pairs of int8 products in 16 bits, which may overflow: its answers would
         # not be a phone's. Exact kernels are a little slower there; other processors take no notice.
         options.add_session_config_entry(_EXACT, "1")
-
-        def load() -> Any:
-            return onnxruntime.InferenceSession(_named(path), options, providers=["CPUExecutionProvider"])
-
         try:
-            try:
-                self._session = load()
-            except Exception as error:
-                if _TWICE not in str(error):
-                    raise
-                options.add_session_config_entry(_EXACT, "0")
-                self._session = load()
-                warnings.warn(
-                    f"Layers of {path.name} share weights, for which ONNX Runtime has no exact int8 kernels "
-                    "on this processor: large sums may overflow, and answers differ from those of a phone.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            self._session = _session(path, options)
         except Exception as error:  # the engine's own kinds share no base
             raise InputError(
                 f"ONNX Runtime cannot load {path.name}: {_reason(error)}.",
@@ -82,6 +66,29 @@ class Runner:
                 "Check their shapes, and that text is not longer than the model takes.",
             ) from error
         return dict(zip(self.outputs, found, strict=True))
+
+
+def _session(path: Path, options: Any) -> Any:
+    """The engine's session; with a warning, without the exact kernels, where it fails to make these."""
+    import onnxruntime
+
+    def load() -> Any:
+        return onnxruntime.InferenceSession(_named(path), options, providers=["CPUExecutionProvider"])
+
+    try:
+        return load()
+    except Exception as error:
+        if _TWICE not in str(error):
+            raise
+    options.add_session_config_entry(_EXACT, "0")
+    session = load()
+    warnings.warn(
+        f"Layers of {path.name} share weights, for which ONNX Runtime has no exact int8 kernels on this "
+        "processor: large sums may overflow, and answers differ from those of a phone.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return session
 
 
 def _named(path: Path) -> str | bytes:

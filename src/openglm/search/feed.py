@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openglm.data import open_data
-from openglm.data.dataset import Dataset, Sample
+from openglm.data.dataset import Dataset, Label, Sample
 from openglm.data.text import calibration_text, noise
 from openglm.dynamic.program import ProgramRunner
 from openglm.errors import InputError
@@ -123,13 +123,21 @@ class Feed:
 
     def thresholding(self) -> Iterator[tuple[Batch, float | None]]:
         """Every sample of the calibrating half, with its label in the model's own numbers."""
-        named = self._model.class_names
+        named = self._model.class_names or ()
         for sample in self.calibrating:
-            label = sample.label
-            if label is not None and named is not None:
-                name = self._classes[int(label)] if self._classes is not None else str(label)
-                label = named.index(name) if name in named else label
+            label = None if sample.label is None else self._own(sample.label)
+            if label is not None and str(label) in named:
+                label = named.index(str(label))
             yield self.batch(sample), None if label is None else float(label)
+
+    def _own(self, label: Label) -> Label:
+        """A label by the model's name for it, where data and model have the same names.
+
+        A folder's classes are numbered in the order of their names, a model's in its own.
+        """
+        named, classes = self._model.class_names, self._classes
+        same = named is not None and classes is not None and set(named) == set(classes)
+        return classes[int(label)] if same and classes is not None else label
 
     def shaped(self) -> Batch:
         """One input of the size that latency is measured at: the first sample, its values cycled."""
@@ -170,16 +178,11 @@ class Feed:
 
     def evaluation(self, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]) -> Evaluation:
         """What a metric judges."""
-        classes = self._classes
-        named = self._model.class_names
-        if named is not None and classes is not None and set(named) == set(classes):
-            # A folder's classes are numbered in the order of their names, a model's in its own.
-            labels = [classes[int(label)] for label in labels]
         return Evaluation(
             outputs=outputs,
             reference=reference,
-            labels=np.array(labels) if self.labelled else None,
+            labels=np.array([self._own(label) for label in labels]) if self.labelled else None,
             task=self._model.task,
             pairs=self._pairs,
-            classes=named or classes,
+            classes=self._model.class_names or self._classes,
         )

@@ -102,17 +102,11 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
 
 def _program(path: Path, folder: Path) -> Program:
     """Copy a trial's model, or all segments of its program, into a bundle; the program that it runs."""
+    for file in model_files(path):
+        shutil.copyfile(file, folder / (MODEL_FILE if file == path else file.name))
     if path.name == PROGRAM_FILE:
-        program = ProgramFile.model_validate_json(path.read_text(encoding="utf-8")).program
-        files = {path.parent / file: file for item in program.segments for file in item.models.values()}
-    else:
-        program = Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),))
-        files = {path: MODEL_FILE}
-    for source, name in files.items():
-        shutil.copyfile(source, folder / name)
-        for data in source.parent.glob(f"{source.name}.data"):  # weights beyond protobuf's 2 GB
-            shutil.copyfile(data, folder / data.name)
-    return program
+        return ProgramFile.read(path).program
+    return Program(segments=(Segment(name="model", models={NAME: MODEL_FILE}),))
 
 
 def _probe_inputs(feed: Feed) -> list[Batch]:

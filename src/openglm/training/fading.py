@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +68,10 @@ class Fading(nn.Module):
     def begin(self, module: nn.Module, inputs: Any) -> None:
         """A hook before the whole module."""
         self._shares.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what a run left, but for what `penalty` reads."""
         for kept in (self._present, self._attention, self._importances, self._states, self._fade):
             kept.clear()
 
@@ -98,9 +103,9 @@ class Fading(nn.Module):
             )
         self._attention[:] = [weights]
 
-    def judge(self, place: int, states: torch.Tensor) -> None:
-        """Behind the block of the threshold at `place`: how much attention each token received."""
-        self._states.append(states)
+    def judge(self, place: int, block: nn.Module, inputs: Any, output: Any) -> None:
+        """A hook of the block of the threshold at `place`: how much attention each token received."""
+        self._states.append(main_output(output))
         present = self._present[0]
         if self._fade:
             present = present * self._fade[0].exp()
@@ -121,22 +126,8 @@ class Fading(nn.Module):
         """A hook of the whole module."""
         own = output if isinstance(output, tuple) else (main_output(output),)
         found = (*own, *self._importances, *self._states)
-        # All but what `penalty` reads.
-        for kept in (self._present, self._attention, self._importances, self._states, self._fade):
-            kept.clear()
+        self._forget()
         return found
-
-
-class _Judge(nn.Module):
-    """The hook of one block; a module, so that copies of the network hold on to each other."""
-
-    def __init__(self, fading: Fading, place: int) -> None:
-        super().__init__()
-        self._fading = [fading]
-        self._place = place
-
-    def after(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        self._fading[0].judge(self._place, main_output(output))
 
 
 def attach(module: nn.Module, blocks: Sequence[str], after: Sequence[tuple[str, str]], keep: float) -> None:
@@ -150,7 +141,7 @@ def attach(module: nn.Module, blocks: Sequence[str], after: Sequence[tuple[str, 
         module.get_submodule(path).register_forward_pre_hook(fading.mask, with_kwargs=True)
     for place, (path, holder) in enumerate(after):
         module.get_submodule(holder).register_forward_hook(fading.attend)
-        module.get_submodule(path).register_forward_hook(_Judge(fading, place).after)
+        module.get_submodule(path).register_forward_hook(partial(fading.judge, place))
     module.add_module(ATTRIBUTE, fading)
     module.register_forward_hook(fading.end)
     names = tuple(f"{kind}{place + 1}" for kind in (IMPORTANCE, STATES) for place in range(len(after)))

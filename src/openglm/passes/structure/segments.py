@@ -6,12 +6,14 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from openglm.dynamic.calibration import Calibrated
 from openglm.dynamic.cutting import EXIT, IMPORTANCE, STATES, THRESHOLDS, cut
 from openglm.dynamic.tokens import Tokens
 from openglm.errors import InputError
@@ -117,6 +119,20 @@ class Samples(NamedTuple):
         """What a loss is of, in words."""
         return "of accuracy" if self.known else "of agreement with the whole model"
 
+    def cost(self, found: Calibrated, max_drop: float, certainty: float) -> str:
+        """What calibrated thresholds do, in words."""
+        return (
+            f"{found.work:.0%} of the work on {found.rows} samples, at a cost of {found.drop:.4f} "
+            f"{self.judged}, and with {certainty:.0%} certainty of at most {max_drop:g}"
+        )
+
+    def unproven(self, found: Calibrated, max_drop: float, certainty: float) -> str:
+        """Why no threshold is set, in words."""
+        return (
+            f"{found.rows} samples do not show, with {certainty:.0%} certainty, that it would cost at most "
+            f"{max_drop:g} {self.judged}"
+        )
+
     def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
         """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
         off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
@@ -133,16 +149,23 @@ class Samples(NamedTuple):
 
 def answers_of(graph: ir.Model, answer: str, samples: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
     """What a whole graph says, (rows, classes)."""
-    with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
-        path = Path(folder, "model.onnx")
-        onnx_file.write(graph, path)
-        runner = Runner(path, threads=1)
-        found = [runner.run({name: sample[name] for name in runner.inputs})[answer] for sample in samples]
+    (runner,) = _loaded([graph])
+    found = [runner.run({name: sample[name] for name in runner.inputs})[answer] for sample in samples]
     return np.concatenate([rows.reshape(len(rows), -1) for rows in found])
 
 
+def _loaded(graphs: Iterable[ir.Model]) -> list[Runner]:
+    found = []
+    with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
+        for place, graph in enumerate(graphs):
+            path = Path(folder, f"{place}.onnx")
+            onnx_file.write(graph, path)
+            found.append(Runner(path, threads=1))
+    return found
+
+
 class Chain:
-    """Segments one after another, loaded, as every input goes through them that does not leave.
+    """Segments one after another, as every input goes through them that does not leave.
 
     `probe` is one input; where tokens are dropped it says what stands for an absent one.
     """
@@ -154,12 +177,6 @@ class Chain:
         self.pieces = cut(graph, cuts.stages(points))
         self._answer = cuts.answer
         self._axis = _token_axis(graph)
-        with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
-            self._runners = []
-            for place, piece in enumerate(self.pieces):
-                path = Path(folder, f"{place}.onnx")
-                onnx_file.write(piece.graph, path)
-                self._runners.append(Runner(path, threads=1))
         self._gates: dict[int, Tokens] = {}
         places = [place for place, point in enumerate(points) if point.kind == "tokens"]
         if places:
@@ -167,6 +184,11 @@ class Chain:
             for place in places:
                 number = points[place].number
                 self._gates[place] = self._gate(place, number, cuts.thresholds[number - 1], absent)
+
+    @cached_property
+    def _runners(self) -> list[Runner]:
+        """The segments, loaded: a chain that nobody asks need not be."""
+        return _loaded([piece.graph for piece in self.pieces])
 
     def gate(self, place: int, scale: float) -> Tokens:
         """The gate after a segment, its threshold scaled."""
