@@ -32,6 +32,7 @@ def done(
     """A trial that is over, and noted by the planner; where `mb` is given, the budget is 1 MB."""
     planner.begin(plan.params, plan.effort)
     recipe = planner.space.recipe(plan.params, plan.training)
+    size = more.pop("size_bytes", int(1e6 * mb) if mb else int(1e6 / speedup))
     candidate = Candidate(
         code="made up",
         recipe=(),
@@ -39,7 +40,8 @@ def done(
         reason="Made up.",
         speedup=speedup,
         loss=loss,
-        size_bytes=int(1e6 * mb) if mb else int(1e6 / speedup),
+        size_bytes=size,
+        seconds=more.pop("seconds", 0.0),
         effort=plan.effort,
         fits=mb <= 1 if mb else None,
     )
@@ -103,6 +105,32 @@ def test_of_every_few_the_most_promising_is_trained() -> None:
     following = found.next(history, 900.0)
     assert following is not None
     assert (following.params, following.effort) != (plan.params, 1)
+
+
+def test_fewer_are_cut_where_cutting_takes_as_long_as_training() -> None:
+    found = planner()
+    history = schemes_done(found)
+    for seconds in (40.0, 40.0):  # and a first training takes 60
+        plan = found.next(history, 900.0)
+        assert plan is not None
+        assert plan.effort == 0
+        history.append(done(found, plan, 3.0, 0.02, seconds=seconds, pace=0.1))
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    assert plan.effort == 1
+    history.append(done(found, plan, 3.0, 0.015, seconds=70.0))
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    assert plan.effort == 0, "the efforts have had about equal time"
+
+
+def test_of_schemes_equally_fast_the_smallest_is_settled_on() -> None:
+    found = planner()
+    history = schemes_done(found)
+    history[-1] = done(found, Plan(history[-1].params, 0), 2.6, 0.001, size_bytes=900_000)
+    assert found.fixed(history)["quantization"] == "dynamic_wi8_ai8"
+    history[-1] = done(found, Plan(history[-1].params, 0), 2.8, 0.001, size_bytes=900_000)
+    assert found.fixed(history)["quantization"] == "fp16"
 
 
 def test_what_takes_too_long_to_train_keeps_nothing_else_from_it() -> None:

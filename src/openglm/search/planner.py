@@ -4,7 +4,8 @@ First every quantization scheme, then what is known to work on structures of thi
 sampler proposes. A structure is cut, repaired, exported and measured before it is trained: its speed
 and size are final from then on, only its loss is not. Of every few at one effort the most promising
 is trained on, longer each time (successive halving; Jamieson and Talwalkar 2016, in the asynchronous
-form of Li et al. 2020).
+form of Li et al. 2020), and the efforts get about equal time, as there: on a slow processor, where
+cutting and measuring takes as long as a short training, fewer are cut for each that is trained.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from openglm.passes.distil import Distil
-from openglm.search.result import choose
+from openglm.search.result import SAME_SPEED, choose
 from openglm.search.space import FLOAT, Params, Space
 from openglm.search.study import as_json
 from openglm.search.trial import NOISE, Trial
 
 ETA = 3
-"""Trials at one effort for each that goes on to the next."""
+"""Trials at one effort for each that goes on to the next, at most."""
+LEAST = 2
+"""At least; between the two, as many as take the time that the next effort does."""
 SHARES = (0.06, 0.25, 0.25)
 """Of the time limit, what a training at each effort takes."""
 LEAST_STEPS = 20
@@ -112,9 +115,12 @@ class Planner:
         return {"quantization": self._best_scheme(done), "spared": 0}
 
     def _best_scheme(self, done: Sequence[Done]) -> str:
-        """The quantization that is fastest of those accepted on the unchanged structure."""
+        """The quantization that is fastest of those accepted on the unchanged structure; of those equally
+        fast, the smallest."""
         plain = [item for item in done if not self.space.changes_module(item.params) and item.trial.accepted]
-        best = max(plain, key=lambda item: item.trial.candidate.speedup or 0.0, default=None)
+        fastest = max((item.trial.candidate.speedup or 0.0 for item in plain), default=0.0)
+        equal = [item for item in plain if (item.trial.candidate.speedup or 0.0) * SAME_SPEED >= fastest]
+        best = min(equal, key=lambda item: item.trial.candidate.size_bytes or 0, default=None)
         return str(best.params.get("quantization", FLOAT)) if best is not None else FLOAT
 
     def _promotion(self, done: Sequence[Done], left_s: float) -> Plan | None:
@@ -131,12 +137,16 @@ class Planner:
             ]
             if not ready:
                 continue
-            at_effort = sum(item.effort == effort for item in structured)
-            gone_on = sum(item.effort == effort + 1 for item in structured)
+            at_effort = [item for item in structured if item.effort == effort]
+            gone_on = [item for item in structured if item.effort == effort + 1]
             best = max(ready, key=lambda item: self._value(item, done))
             # No time for more of the same: what there is goes on now, or never.
             urgent = left_s < (SHARES[effort] + SHARES[max(effort - 1, 0)]) * self.time_limit_s
-            if urgent or at_effort >= ETA * (gone_on + 1) or effort == len(SHARES) - 1:
+            enough = len(at_effort) >= ETA * (len(gone_on) + 1) or (
+                len(at_effort) >= LEAST * (len(gone_on) + 1)
+                and _seconds(at_effort) >= _seconds(gone_on) + seconds
+            )
+            if urgent or enough or effort == len(SHARES) - 1:
                 steps = _steps(best, done, seconds)
                 return Plan(best.params, effort + 1, (*best.steps, self._training(steps, effort)))
         return None
@@ -168,6 +178,10 @@ def _outdoes(trial: Trial, done: Sequence[Done]) -> bool:
         return False
     supposed = trial.chosen()
     return choose([*(item.trial for item in done), supposed]) is supposed
+
+
+def _seconds(items: Sequence[Done]) -> float:
+    return sum(item.trial.candidate.seconds or 0.0 for item in items)
 
 
 def _steps(item: Done, done: Sequence[Done], seconds: float) -> int:
