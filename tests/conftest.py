@@ -315,6 +315,62 @@ def _optimize(source: Path, path: Path) -> None:
     found.best.save(path)
 
 
+@pytest.fixture(scope="session")
+def cascade_bundle(once: Callable[..., Path]) -> Path:
+    """A bundle of a small model before a large one: x (rows, 8) into three classes, its data beside it.
+
+    `today.npz` is what its threshold was set on, `shifted.npz` inputs on which the small one errs.
+    """
+    return once("cascade", _write_cascade) / "bundle"
+
+
+def _write_cascade(path: Path) -> None:
+    import numpy as np
+    import onnx.numpy_helper
+    import onnx.parser
+    import onnx_ir as ir
+
+    import openglm
+    from openglm.model.sources import onnx_file
+    from openglm.passes.recipe import parse
+    from openglm.search import trial
+    from openglm.search.hunt import Hunt
+    from openglm.search.result import Solution
+
+    path.mkdir()
+    rng = np.random.default_rng(0)
+    weight = (3 * rng.normal(size=(8, 3))).astype(np.float32)
+    near = (weight + 0.5 * rng.normal(size=weight.shape)).astype(np.float32)
+    wide = rng.normal(size=(8, 64)).astype(np.float32)
+    arrays = {"wide": wide, "back": np.linalg.pinv(wide)}  # some work, and x again
+    for name, array, steps in (
+        ("small", near, "y = Identity(x)"),
+        ("large", weight, "z = MatMul(x, wide) y = MatMul(z, back)"),
+    ):
+        text = f"g (float[n,8] x) => (float[n,3] logits) {{ {steps} logits = MatMul(y, w) }}"
+        proto = onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 20]> ' + text)
+        for key, value in {"w": array, **(arrays if name == "large" else {})}.items():
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(value, key))
+        onnx_file.write(ir.from_proto(proto), path / f"{name}.onnx")
+    x = rng.normal(size=(1600, 8)).astype(np.float32)
+    # Along this direction the small one is wrong by much, and sure of it.
+    wrong = np.linalg.svd(near - weight)[0][:, 0].astype(np.float32)
+    shifted = x + 5 * np.sign(x @ wrong)[:, None] * wrong
+    for name, given in (("today", x), ("shifted", shifted)):
+        np.savez(path / f"{name}.npz", x=given, label=(given @ weight).argmax(1))
+    np.savez(path / "few.npz", x=x[:4])
+    recipe = parse([{"pass": "cascade", "small": str(path / "small.onnx"), "max_drop": 0.05}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "NOISE", 0.0)  # so small a model gains nothing by being spared
+        patch.setattr(Hunt, "_tidy", lambda hunt: None)
+        found = openglm.optimize(
+            path / "large.onnx", DEVICE, data=path / "today.npz", metric="accuracy", max_drop=0.1,
+            recipe=recipe, threads=1, evaluation_samples=100,
+        )  # fmt: skip
+    (made,) = [each for each in found.trials if each.recipe]
+    Solution(found, made).save(path / "bundle")
+
+
 @pytest.fixture
 def bundle(conv_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the convolutional bundle, to do what one likes to."""

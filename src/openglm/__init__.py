@@ -15,6 +15,7 @@ _HOMES = {
     "GraphOptimizer": "openglm.search.graph_optimizer",
     "Model": "openglm.model.model",
     "OpenGLMError": "openglm.errors",
+    "calibrate": "openglm.search.recalibration",
     "distil": "openglm.training.distillation",
     "fit": "openglm.device.fit",
     "load": "openglm.dynamic.session",

@@ -80,7 +80,10 @@ def test_what_is_no_number_wakes() -> None:
     st.floats(0, 0.99),
 )
 def test_no_more_wanted_inputs_are_missed_than_allowed(scores: np.ndarray, allowed: float) -> None:
-    limit = wake.threshold(scores, allowed)
+    logits = np.log(np.stack([1 - scores, scores], axis=1) + 1e-300)  # whose softmax they are
+    wanted = np.ones(len(scores), bool)
+    gate = wake.Wake(classes=(1,), threshold=0).set_by(logits, wanted, allowed)
+    scores, limit = gate.score(logits), gate.threshold
     assert (scores < limit).mean() <= allowed
     above = scores[scores > limit]
     if len(above):  # it could not have been higher

@@ -29,3 +29,15 @@ def test_the_same_twice(conv_file: Path, tmp_path: Path) -> None:
 def test_other_inputs(conv_file: Path, bert_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Compare models with the same inputs"):
         compare(str(conv_file), str(bert_bundle), tmp_path, dims={}, threads=1, rounds=5)
+
+
+def test_a_program_and_its_large_model(cascade_bundle: Path, tmp_path: Path) -> None:
+    large = str(cascade_bundle.parent / "large.onnx")
+    found = compare(large, str(cascade_bundle), tmp_path, dims={}, threads=1, rounds=5)
+    assert found.b.size_bytes == sum(path.stat().st_size for path in cascade_bundle.glob("*.onnx"))
+    assert found.fidelity > 0.9
+
+
+def test_a_dimension_that_a_bundle_does_not_have(bert_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no dimension 'length'"):
+        compare(str(bert_bundle), str(bert_bundle), tmp_path, dims={"length": 3}, threads=1, rounds=5)

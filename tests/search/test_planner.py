@@ -12,7 +12,7 @@ from openglm.passes.distil import Distil
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half
 from openglm.passes.layers import LayerPruning
-from openglm.search.planner import ETA, REPAIRED, SHARES, Done, Plan, Planner, key, repaired
+from openglm.search.planner import ETA, EXITS_AT, REPAIRED, SHARES, Done, Plan, Planner, key, repaired
 from openglm.search.space import FLOAT, Space
 from openglm.search.trial import Trial
 
@@ -281,3 +281,46 @@ def test_what_training_leaves_is_learnt() -> None:
         history.append(done(found, Plan(params, 1), 3.0, 0.5 * left))
     assert repaired(history, 0) == pytest.approx(0.15)
     assert repaired(history, 1) == REPAIRED[1]
+
+
+def with_exits() -> Planner:
+    return planner(space=Space(SCHEMES, CHOICES | {"exits": (False, True)}, gates_drop=0.005))
+
+
+def test_exits_are_put_on_the_best_towards_the_end() -> None:
+    found = with_exits()
+    history = schemes_done(found)
+    for speedup, loss in ((3.0, 0.005), (4.0, 0.3)):
+        plan = found.next(history, 900.0)
+        assert plan is not None
+        history.append(done(found, plan, speedup, loss, pace=0.1))
+    early = found.next(history, 700.0)
+    assert early is not None
+    assert not early.params["exits"]
+    late = found.next(history, EXITS_AT * 1000)
+    assert late is not None
+    assert late.params == history[-2].params | {"exits": True}, "on the fastest that was accepted"
+    assert late.training == (Distil(steps=2500),)
+    recipe = found.space.recipe(late.params, late.training)
+    assert [step.scheme for step in recipe] == [
+        "neuron_pruning", "early_exit", "distil", "fuse", "dynamic_wi8_ai8", "program",
+    ]  # fmt: skip
+    history.append(done(found, late, 3.5, 0.006))
+    after = found.next(history, 100.0)
+    assert after is None or not after.params["exits"], "once"
+
+
+def test_the_sampler_is_not_asked_for_exits() -> None:
+    found = with_exits()
+    assert found.fixed(schemes_done(found)) == {
+        "quantization": "dynamic_wi8_ai8",
+        "spared": 0,
+        "exits": False,
+    }
+
+
+def test_no_exits_where_no_step_of_training_was_measured() -> None:
+    found = with_exits()
+    history = schemes_done(found)
+    plan = found.next(history, 300.0)
+    assert plan is None or not plan.params["exits"]

@@ -156,7 +156,8 @@ def test_a_finished_program_is_read_back(made: Made, tmp_path: Path, monkeypatch
 
 
 def thresholding(model: Model, data: Any) -> list[tuple[dict[str, np.ndarray], float | None]]:
-    return list(Feed(model, data, {"batch": 1}, calibration_samples=4, evaluation_samples=8).thresholding())
+    feed = Feed(model, data, {"batch": 1}, calibration_samples=4, evaluation_samples=8)
+    return list(feed.numbered(feed.calibrating))
 
 
 def test_thresholds_are_set_on_the_half_that_does_not_judge(made: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -65,3 +66,17 @@ def test_first_structures_keep_the_quantization(text: Space) -> None:
         assert params["quantization"] == "fp16"
         assert text.changes_module(params)
     assert FLOAT in text.choices["quantization"]
+
+
+def test_exits_are_offered_to_classifiers_where_their_gates_may_cost_something(
+    bert_folder: Path, write_classifier: Callable[..., Path], tmp_path: Path
+) -> None:
+    for folder, offered in ((bert_folder, False), (write_classifier(tmp_path, layers=2, classes=2), True)):
+        model = AutoModel.from_pretrained(folder)
+        statistics = analyse(model.graph, sizes(model, None))
+        assert "exits" not in Space.of(model, statistics, structure=True).choices
+        space = Space.of(model, statistics, structure=True, gates_drop=0.004)
+        assert ("exits" in space.structural) == offered
+    chosen = space.recipe(space.untouched(exits=True), (Distil(steps=20),))
+    assert [step.scheme for step in chosen] == ["early_exit", "distil", "fuse", "program"]
+    assert chosen[-1].model_dump()["max_drop"] == 0.004

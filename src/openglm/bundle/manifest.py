@@ -192,6 +192,24 @@ class Figures(_Part):
     quality: Quality
 
 
+class Recalibration(_Part):
+    """Thresholds that were set again on other data, after the rest of the manifest was measured."""
+
+    created: str
+    """ISO 8601, UTC."""
+    command: str
+    data: str
+    samples: int
+    max_drop: float
+    """What the gates may cost in the mean."""
+    certainty: float
+    work: tuple[float, float]
+    """The mean share of the whole model's work on these samples, with the thresholds before and after."""
+    drop: tuple[float, float]
+    """The mean loss beyond the whole model's, before and after."""
+    notes: tuple[str, ...]
+
+
 class File(_Part):
     """A file of the bundle."""
 
@@ -246,5 +264,7 @@ class Manifest(_Part):
     versions: dict[str, str]
     probes: str | None = None
     """The .npz with inputs and the outputs they gave when the bundle was made."""
+    recalibrated: tuple[Recalibration, ...] = ()
+    """The latest last."""
     files: dict[str, File]
     """Every file of the bundle but this one, by its path in the folder."""

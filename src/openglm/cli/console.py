@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,3 +43,8 @@ def print_json(value: Any) -> None:
     """
     plain = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
     print(json.dumps(plain, indent=2, ensure_ascii=False))
+
+
+def command_line() -> str:
+    """The command as it was typed, for a record of how something was made."""
+    return " ".join(["openglm", *map(shlex.quote, sys.argv[1:])])

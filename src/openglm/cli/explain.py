@@ -54,6 +54,7 @@ def explain(
     try:
         _head(manifest)
         _figures(manifest)
+        _ways(manifest)
         _front(manifest, every)
         _tried(manifest, every)
         _time(manifest)
@@ -102,6 +103,28 @@ def _figures(manifest: Manifest) -> None:
     out().print(f"  data      {escape(manifest.calibration)}", soft_wrap=True)
     if manifest.training:
         out().print(f"  training  {escape(manifest.training)}", soft_wrap=True)
+
+
+def _ways(manifest: Manifest) -> None:
+    from openglm.report.units import percent
+    from openglm.report.ways import says
+
+    if not manifest.program.gates:
+        return
+    out().print("\nWays through it", style="italic")
+    gates = {gate.name: gate for gate in manifest.program.gates}
+    work = {segment.name: segment.work for segment in manifest.program.segments}
+    for name in manifest.program.order:
+        told = says(gates[name]) if name in gates else f"a graph, {percent(work[name])} of the work"
+        out().print(f"  {name}: {told}", soft_wrap=True, markup=False)
+    for record in manifest.recalibrated:
+        out().print(
+            f"  Thresholds were set again on {record.samples} samples of {record.data}, {record.created}: "
+            f"{percent(record.work[1])} of the work, at a loss of {record.drop[1]:.4f} beyond the whole "
+            f"model's; before, {percent(record.work[0])} and {record.drop[0]:.4f}.",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _front(manifest: Manifest, every: bool) -> None:

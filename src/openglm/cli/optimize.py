@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from openglm.cli.console import err, out, print_json
+from openglm.cli.console import command_line, err, out, print_json
 from openglm.cli.fit import DOES_NOT_FIT
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def optimize(
             progress=display.show,
         )
         display.say("measuring the chosen model once more")
-        result.best.save(output, command=_command())
+        result.best.save(output, command=command_line())
     if json:
         print_json(_summary(result, output))
     else:
@@ -150,13 +150,6 @@ def _seconds(text: str) -> float:
         return float(number) * units[unit]
     except ValueError:
         raise InputError(f"'{text}' is no time.", "Give one such as 90s, 10m or 1h.") from None
-
-
-def _command() -> str:
-    import shlex
-    import sys
-
-    return " ".join(["openglm", *map(shlex.quote, sys.argv[1:])])
 
 
 class _Display:

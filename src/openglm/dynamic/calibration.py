@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CERTAINTY = 0.9
+"""With which thresholds cost no more than allowed, if nothing else is said."""
 LAX = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 """How much, in shares of the loss allowed, those that leave at one exit may lose, from strict to lax."""
 

@@ -15,7 +15,8 @@ from openglm.dynamic.gate import GateConfig, Passed, State
 
 
 class Tokens(GateConfig):
-    """Keeps the tokens whose importance is at least `threshold` times the row's mean; one route."""
+    """Keeps the tokens whose importance is at least `scale` times `threshold` times the row's mean; one
+    route."""
 
     kind: ClassVar[str] = "tokens"
 
@@ -28,6 +29,9 @@ class Tokens(GateConfig):
     also: dict[str, float] = Field(default_factory=dict)
     """Other arrays that say where there is no token, with what they hold there."""
     threshold: float = Field(ge=0, allow_inf_nan=False)
+    """As it was learnt."""
+    scale: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """By which it is multiplied, as data show that it may be; 0: no token is dropped."""
     first: int = Field(default=1, ge=0)
     """Tokens at the start that always stay: what the answer is read from."""
     axes: dict[str, int]
@@ -72,7 +76,7 @@ class Tokens(GateConfig):
         ]
         counted = np.where(there, importance, 0.0)
         mean = counted.sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
-        kept: np.ndarray = there & ~(counted < self.threshold * mean)
+        kept: np.ndarray = there & ~(counted < self.scale * self.threshold * mean)
         kept[:, : self.first] |= there[:, : self.first]
         return kept
 

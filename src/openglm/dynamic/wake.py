@@ -12,6 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
+from openglm.dynamic.samples import Samples
+from openglm.errors import InputError
 
 
 class Wake(AnswerGate):
@@ -31,8 +33,30 @@ class Wake(AnswerGate):
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) < self.threshold)
 
+    def set_by(self, logits: np.ndarray, wanted: np.ndarray, false_rejects: float) -> Wake:
+        """The same with the highest threshold at which at most that share of the `wanted` rows (rows,)
+        of the small model's answers (rows, classes) is missed."""
+        ordered = np.sort(self.score(logits)[wanted])
+        least = float(ordered[int(np.floor(false_rejects * len(ordered)))])
+        return self.model_copy(update={"threshold": least})
 
-def threshold(scores: np.ndarray, false_rejects: float) -> float:
-    """The highest threshold at which at most that share of wanted inputs' `scores` (rows,) is below it."""
-    ordered = np.sort(scores)
-    return float(ordered[int(np.floor(false_rejects * len(ordered)))])
+    def told(self, logits: np.ndarray, wanted: np.ndarray) -> str:
+        """What it does with these rows, in words."""
+        wakes = self.score(logits) >= self.threshold
+        return (
+            f"The large model wakes for {wakes.mean():.0%} of {len(wakes)} samples; of those it is for "
+            f"{(~wakes[wanted]).mean():.2%} are missed."
+        )
+
+
+def wanted_rows(samples: Samples, classes: tuple[int, ...]) -> np.ndarray:
+    """Which samples the large model is for, (rows,); raises `InputError` where labels do not say."""
+    if not samples.known:
+        raise InputError("Which inputs wake the large model is learnt from labels.", "Give labelled data.")
+    wanted = np.isin(np.array(samples.labels), classes)
+    if wanted.all() or not wanted.any():
+        raise InputError(
+            "The data has no sample that shall wake the large model, or none that shall not.",
+            "Give data with both kinds.",
+        )
+    return wanted

@@ -13,20 +13,19 @@ import numpy as np
 import onnx_ir as ir
 from pydantic import Field
 
-from openglm.bundle.manifest import Gate, Program, Segment
-from openglm.dynamic.calibration import calibrate
-from openglm.dynamic.confidence import Confidence
+from openglm.bundle.manifest import Gate, Program
+from openglm.dynamic.calibration import CERTAINTY
 from openglm.dynamic.gate import AnswerGate
-from openglm.dynamic.wake import Wake, threshold
+from openglm.dynamic.leaving import settle
+from openglm.dynamic.samples import Samples
+from openglm.dynamic.wake import Wake, wanted_rows
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
-from openglm.model.tensor import TensorSpec, specs
+from openglm.model.tensor import specs
 from openglm.passes.contract import Context, Draft, ProgramPass
-from openglm.passes.structure.segments import Samples, answers_of
-from openglm.runtimes.onnxruntime import NAME
-
-SMALL, LARGE = "small", "large"
+from openglm.passes.structure.pair import LARGE, SMALL, alike, segment
+from openglm.passes.structure.segments import answers_of
 
 
 class Cascade(ProgramPass):
@@ -48,7 +47,7 @@ class Cascade(ProgramPass):
     max_drop: float = Field(default=0.005, ge=0, le=1)
     """Without `wake`: what the small model's answers may cost in the mean, of accuracy, or, where there
     are no labels, of agreement with the large model."""
-    certainty: float = Field(default=0.9, gt=0, lt=1)
+    certainty: float = Field(default=CERTAINTY, gt=0, lt=1)
     """With which they cost no more on inputs of the same kind."""
     samples: int = Field(default=2000, ge=2)
     """Of the data, at most."""
@@ -61,7 +60,7 @@ class Cascade(ProgramPass):
         if context.labelled is None:
             raise InputError("A cascade needs data to set its threshold on.", "Give --data.")
         small = AutoModel.from_pretrained(self.small).graph.clone()
-        answer = _alike(small, graph)
+        answer = alike(small, graph)
         samples = Samples.of(islice(context.labelled(), self.samples))
         answers = np.stack([answers_of(model, answer, samples.inputs) for model in (small, graph)])
         work = analyse(small).macs / max(analyse(graph).macs, 1)
@@ -71,10 +70,10 @@ class Cascade(ProgramPass):
             gate, note = self._where_wanted(answers[0], samples, answer)
         outputs = (specs(graph.graph.outputs)[0],)
         if gate is None:
-            return Draft(Program(segments=(_segment(LARGE, 1.0, outputs),)), {LARGE: graph}, (note,))
+            return Draft(Program(segments=(segment(LARGE, 1.0, outputs),)), {LARGE: graph}, (note,))
         settings = gate.model_dump(mode="json")
         program = Program(
-            segments=(_segment(SMALL, round(work, 6), outputs, "gate"), _segment(LARGE, 1.0, outputs)),
+            segments=(segment(SMALL, round(work, 6), outputs, "gate"), segment(LARGE, 1.0, outputs)),
             gates=(Gate(name="gate", kind=gate.kind, settings=settings, routes=(None, LARGE)),),
         )
         return Draft(program, {SMALL: small, LARGE: graph}, (note,))
@@ -82,22 +81,14 @@ class Cascade(ProgramPass):
     def _where_sure(
         self, answers: np.ndarray, samples: Samples, answer: str, work: float
     ) -> tuple[AnswerGate | None, str]:
-        found = calibrate(
-            Confidence.score(answers[0])[None],
-            samples.losses(answers, answers[1]),
-            np.array([work, 1 + work]),
-            self.max_drop,
-            self.certainty,
-        )
-        least = found.thresholds[0]
-        if least is None:
-            reason = samples.unproven(found, self.max_drop, self.certainty)
+        shares = np.array([work, 1 + work])
+        settled = settle("confidence", answers, answer, samples, shares, self.max_drop, self.certainty)
+        (gate,) = settled.gates
+        if gate is None:
+            reason = samples.unproven(settled.found, self.max_drop, self.certainty)
             return None, f"The small model answers nothing: {reason}."
-        cost = samples.cost(found, self.max_drop, self.certainty)
-        return (
-            Confidence(output=answer, threshold=least),
-            f"The small model answers where it is sure: {cost}.",
-        )
+        cost = samples.cost(settled.found, self.max_drop, self.certainty)
+        return gate, f"The small model answers where it is sure: {cost}."
 
     def _where_wanted(self, said: np.ndarray, samples: Samples, answer: str) -> tuple[AnswerGate, str]:
         assert self.wake is not None
@@ -106,45 +97,6 @@ class Cascade(ProgramPass):
                 f"The small model has {said.shape[-1]} classes, and none numbered {max(self.wake)}.",
                 "Number classes from 0.",
             )
-        if not samples.known:
-            raise InputError(
-                "Which inputs wake the large model is learnt from labels.", "Give labelled data."
-            )
-        wanted = np.isin(np.array(samples.labels), self.wake)
-        if wanted.all() or not wanted.any():
-            raise InputError(
-                "The data has no sample that shall wake the large model, or none that shall not.",
-                "Give data with both kinds.",
-            )
-        score = Wake(output=answer, classes=self.wake, threshold=0).score(said)
-        gate = Wake(output=answer, classes=self.wake, threshold=threshold(score[wanted], self.false_rejects))
-        wakes = score >= gate.threshold
-        return gate, (
-            f"The large model wakes for {wakes.mean():.0%} of {len(score)} samples; of those it is for "
-            f"{(~wakes[wanted]).mean():.2%} are missed."
-        )
-
-
-def _segment(
-    name: str, work: float, outputs: tuple[TensorSpec, ...], following: str | None = None
-) -> Segment:
-    return Segment(name=name, models={NAME: f"{name}.onnx"}, outputs=outputs, work=work, next=following)
-
-
-def _alike(small: ir.Model, large: ir.Model) -> str:
-    """The answer's name, which the small model's is given; raises `InputError` where the two differ."""
-    taken = {spec.name: spec.dtype for spec in specs(large.graph.inputs)}
-    if (ours := {spec.name: spec.dtype for spec in specs(small.graph.inputs)}) != taken:
-        raise InputError(
-            f"The small model takes {', '.join(ours)}, and this one {', '.join(taken)}.",
-            "Take a small model with the same inputs.",
-        )
-    given = [specs(model.graph.outputs) for model in (small, large)]
-    if any(len(outputs) != 1 for outputs in given) or given[0][0].shape[1:] != given[1][0].shape[1:]:
-        raise InputError(
-            f"The small model gives {', '.join(map(str, given[0]))}, and this one "
-            f"{', '.join(map(str, given[1]))}.",
-            "Take a small model that answers with the same classes.",
-        )
-    small.graph.outputs[0].name = given[1][0].name
-    return given[1][0].name
+        wanted = wanted_rows(samples, self.wake)
+        gate = Wake(output=answer, classes=self.wake, threshold=0).set_by(said, wanted, self.false_rejects)
+        return gate, gate.told(said, wanted)

@@ -118,6 +118,9 @@ class ModulePass(PassConfig):
 class ProgramPass(PassConfig):
     """A pass that makes a program of the exported graph: segments, and gates between them."""
 
+    together: ClassVar[bool] = False
+    """Whether what it gains shows only where several inputs come at once."""
+
     @abstractmethod
     def apply(self, graph: ir.Model, context: Context) -> Draft:
         """The program; `graph` itself stays as it is."""

@@ -10,13 +10,17 @@ from importlib import resources
 from string import Template
 
 from openglm.bundle.manifest import Manifest
-from openglm.report import comparison, cost, record, sensitivity, spending, story, tried, units, verdict
+from openglm.report import comparison, cost, record, sensitivity, spending, story, tried, units, verdict, ways
 from openglm.report.markup import Content, Markup, join, tag
 from openglm.report.parts import badge
+
+REPORT = "report.html"
+"""Its file in a bundle."""
 
 SECTIONS: dict[str, tuple[str, Callable[[Manifest], Markup | None]]] = {
     "verdict": ("Fit", verdict.show),
     "measured": ("Side by side", comparison.show),
+    "ways": ("Ways", ways.show),
     "tried": ("What was tried", tried.show),
     "time": ("Search time", spending.show),
     "sensitivity": ("Sensitivity", sensitivity.show),

@@ -156,30 +156,39 @@ class Bench:
         return difference if self.metric.higher_is_better else -difference
 
     def adapted(
-        self, steps: tuple[ModulePass, ...], clock: Clock, tick: Callable[[str, float], None]
+        self,
+        steps: tuple[ModulePass, ...],
+        clock: Clock,
+        tick: Callable[[str, float], None],
+        *,
+        gated: bool = False,
     ) -> tuple[Model, tuple[str, ...]]:
-        """The model after passes on its module, and their remarks.
+        """The model after passes on its module, and their remarks; `gated` where gates follow, for which
+        some rows are left out of training.
 
         What training reached is kept in a folder by the steps that led to it, so that it goes on where
         it was stopped, and is not done twice.
         """
         if not steps:
             return self.model, ()
-        key = digest(steps)
+        training, apart = self.training, gated and self.setup.training is None
+        if apart and training is not None:
+            training, _ = training.halves()
+        key = f"{digest(steps)}-apart" if apart else digest(steps)
         if key in self._adapted:
             self._adapted.move_to_end(key)
             return self._adapted[key]
-        model, notes = self.adapted(steps[:-1], clock, tick)
+        model, notes = self.adapted(steps[:-1], clock, tick, gated=gated)
         step = steps[-1]
         feed = self.feed.of(model)
         context = Context(
             calibration=feed.calibration,
             teacher=self.model,
-            training=self.training,
+            training=training,
             checkpoint=self.folder / "training" / key if step.needs_training else None,
             trained=lambda share, words: tick(f"{step.code}: {words}", share),
         )
-        if step.needs_training and self.training is None:
+        if step.needs_training and training is None:
             raise InputError(
                 f"{step.scheme} trains, and there is nothing to train on.",
                 "Give --data, or more of it with --train.",
@@ -192,6 +201,11 @@ class Bench:
         while len(self._adapted) > KEPT_MODULES:
             self._adapted.popitem(last=False)
         return made
+
+    def thresholds(self, *, trained: bool) -> Dataset:
+        """What gates are set on: nothing of it was trained on, where the model was."""
+        calibrating = self.feed.calibrating
+        return calibrating.halves()[1] if trained and self.setup.training is None else calibrating
 
     def fingerprint(self) -> dict[str, str]:
         """What a study's trials depend on: with any of it changed they say nothing any more."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from openglm.bundle.manifest import Host, Timing
-from openglm.bundle.store import is_bundle, opened
+from openglm.bundle.store import STUDY, is_bundle, opened
 from openglm.dynamic import footprint
-from openglm.errors import InputError
+from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, model_files, open_file
+from openglm.errors import InputError, nearest
 from openglm.metrics.fidelity import metric as fidelity
 from openglm.model.auto import AutoModel, printable
 from openglm.model.model import Model
-from openglm.model.processors.processor import from_settings
 from openglm.model.sources import onnx_file
 from openglm.runtimes import measure
-from openglm.runtimes.onnxruntime import NAME, Runner, version
+from openglm.runtimes.onnxruntime import NAME, version
+from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed, sizes
+from openglm.search.trial import MODEL_FILE, TIMED, running
 
 SAMPLES = 64
 
@@ -60,33 +63,34 @@ def compare(
 
     Raises `InputError` where they do not take the same inputs or give the same outputs.
     """
-    models = [_load(source) for source in (one, other)]
-    a, b = models
-    if {spec.name for spec in a.inputs} != {spec.name for spec in b.inputs}:
+    a, b = (_opened(source, folder / str(place), dims) for place, source in enumerate((one, other)))
+    takes = [each.reads.inputs for each in (a, b)]
+    if {spec.name for spec in takes[0]} != {spec.name for spec in takes[1]}:
         raise InputError(
-            f"{one} takes {', '.join(map(str, a.inputs))} and {other} {', '.join(map(str, b.inputs))}.",
+            f"{one} takes {', '.join(map(str, takes[0]))} and {other} {', '.join(map(str, takes[1]))}.",
             "Compare models with the same inputs.",
         )
-    shape = sizes(a, dims)
-    feed = Feed(a, None, shape, calibration_samples=1, evaluation_samples=SAMPLES)
-    paths = [folder / f"{index}.onnx" for index in range(2)]
-    for model, path in zip(models, paths, strict=True):
-        onnx_file.write(model.graph, path)
-    runners = [Runner(path, threads=threads) for path in paths]
+    feed = Feed(a.reads, None, a.shape, calibration_samples=1, evaluation_samples=SAMPLES)
+    runners = [open_file(each.path, threads=threads) for each in (a, b)]
     outputs = [feed.outputs(runner)[0] for runner in runners]
     labels = list(next(iter(outputs[0].values())))
     score = fidelity.score(feed.evaluation(outputs[1], outputs[0], labels))
-    inputs = feed.shaped()
-    times = measure.interleaved(
-        {"a": lambda: runners[0].run(inputs), "b": lambda: runners[1].run(inputs)}, rounds=rounds
-    )
+    # What a program costs depends on what it reads.
+    programs = any(isinstance(each.reads, Bundled) and each.reads.gated for each in (a, b))
+    inputs = feed.first(TIMED) if programs else [feed.shaped()]
+    times = {
+        name: taken / len(inputs)
+        for name, taken in measure.interleaved(
+            {"a": running(runners[0], inputs), "b": running(runners[1], inputs)}, rounds=rounds
+        ).items()
+    }
     sides = []
-    for name, path, taken in zip((one, other), paths, times.values(), strict=True):
-        found = footprint.measure(path, inputs, threads)
+    for name, each, taken in zip((one, other), (a, b), times.values(), strict=True):
+        found = footprint.measure(each.path, inputs[0], threads)
         sides.append(
             Side(
                 name=printable(name),
-                size_bytes=path.stat().st_size,
+                size_bytes=sum(file.stat().st_size for file in model_files(each.path)),
                 timing=measure.summary(taken),
                 load_ms=found.load_ms if found else None,
                 peak_memory_mb=found.peak_mb if found else None,
@@ -99,24 +103,37 @@ def compare(
         fidelity=score.value,
         samples=len(labels),
         data=feed.description,
-        shape=shape,
+        shape=a.shape,
         host=measure.host(f"{NAME} {version()}", threads),
     )
 
 
-def _load(source: str) -> Model:
-    """A model, or the one in a bundle with its processor."""
+@dataclass(frozen=True)
+class _Opened:
+    """One of the two, ready to be loaded by an engine."""
+
+    reads: Model | Bundled
+    path: Path
+    """Of the model's file, or the program's."""
+    shape: dict[str, int]
+    """The sizes of its named dimensions."""
+
+
+def _opened(source: str, folder: Path, dims: Mapping[str, int]) -> _Opened:
+    """A model, or what is in a bundle, its files in a new folder."""
+    folder.mkdir()
     if not is_bundle(Path(source)):
-        return AutoModel.from_pretrained(source)
+        model = AutoModel.from_pretrained(source)
+        path = folder / MODEL_FILE
+        onnx_file.write(model.graph, path)
+        return _Opened(model, path, sizes(model, dims))
     with opened(Path(source)) as (home, manifest):
-        if len(manifest.program.segments) > 1:
+        path = folder / PROGRAM_FILE
+        shutil.copytree(home, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STUDY))
+        content = ProgramFile(program=manifest.program, outputs=manifest.outputs)
+        path.write_text(content.model_dump_json(), encoding="utf-8")
+        if unknown := sorted(set(dims) - set(manifest.shape)):
             raise InputError(
-                f"{source} is a program of several graphs, which compare does not measure.",
-                "Give a bundle of one graph.",
+                f"{source} has no dimension '{unknown[0]}'.", nearest(unknown[0], manifest.shape)
             )
-        graph = onnx_file.read(home / manifest.program.segments[0].models[NAME])
-        ir.external_data.load_to_model(graph)  # nothing may point into a folder that goes
-        processor = None
-        if manifest.processor is not None:
-            processor = from_settings(manifest.processor, home)
-    return Model(manifest.name, source, manifest.task, lambda: graph, processor=processor)
+        return _Opened(Bundled.of(folder, manifest), path, {**manifest.shape, **dims})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from openglm.model.analysis.shapes import resolve
 from openglm.model.model import Model
 from openglm.model.tensor import check_inputs
 from openglm.runtimes.onnxruntime import Runner
+from openglm.search.bundled import Bundled
 
 Batch = dict[str, np.ndarray]
 SEED = 20
@@ -44,7 +45,7 @@ class Feed:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Bundled,
         data: Any,
         dims: Mapping[str, int],
         *,
@@ -121,14 +122,17 @@ class Feed:
         """The calibration batches, read anew at each call."""
         return (self.batch(sample) for sample in self._calibration)
 
-    def thresholding(self) -> Iterator[tuple[Batch, float | None]]:
-        """Every sample of the calibrating half, with its label in the model's own numbers."""
+    def numbered(self, dataset: Dataset) -> Iterator[tuple[Batch, float | None]]:
+        """Samples as the model takes them, with their labels in its own numbers.
+
+        Raises `InputError` for a label that is a name the model does not know.
+        """
         named = self._model.class_names or ()
-        for sample in self.calibrating:
+        for sample in dataset:
             label = None if sample.label is None else self._own(sample.label)
             if label is not None and str(label) in named:
                 label = named.index(str(label))
-            yield self.batch(sample), None if label is None else float(label)
+            yield self.batch(sample), None if label is None else _number(label)
 
     def _own(self, label: Label) -> Label:
         """A label by the model's name for it, where data and model have the same names.
@@ -154,6 +158,24 @@ class Feed:
     def first(self, count: int) -> list[Batch]:
         """The first evaluation batches, for probes."""
         return [self.batch(sample) for sample, _ in zip(self._evaluation, range(count), strict=False)]
+
+    def together(self, batches: Sequence[Batch]) -> Batch:
+        """Several inputs as one, all padded to the longest, as the tokenizer would."""
+        pad = getattr(self._model.processor, "pad_id", 0)
+        whole = {}
+        for name in batches[0]:
+            arrays = [batch[name] for batch in batches]
+            largest = np.max([array.shape[1:] for array in arrays], axis=0)
+            filler = pad if name == "input_ids" else 0
+            rows = sum(map(len, arrays))
+            filled = np.full((rows, *largest), filler, arrays[0].dtype)
+            first = 0
+            for array in arrays:
+                corner = (slice(first, first + len(array)), *map(slice, array.shape[1:]))
+                filled[corner] = array
+                first += len(array)
+            whole[name] = filled
+        return whole
 
     def outputs(
         self, runner: Runner | ProgramRunner, tick: Any = lambda: None, every: int = 1
@@ -186,3 +208,13 @@ class Feed:
             pairs=self._pairs,
             classes=self._model.class_names or self._classes,
         )
+
+
+def _number(label: Label) -> float:
+    try:
+        return float(label)
+    except ValueError:
+        raise InputError(
+            f"The label '{label}' is a name, and the model does not know its classes by names.",
+            "Give their numbers, from 0.",
+        ) from None

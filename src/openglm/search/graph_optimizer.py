@@ -30,7 +30,7 @@ STRATEGIES = {
     "token_pruning": "tokens that receive little attention are dropped between layers",
     "cascade": "a small model of yours answers where it is sure, this one otherwise",
     "dynamic_pruning": "both of these, where the model is an encoder of text; int8",
-    AUTO: "a search over pruning, factorising, training and quantization, within the time limit",
+    AUTO: "a search over pruning, factorising, training, exits and quantization, within the time limit",
 }
 """What each strategy does."""
 

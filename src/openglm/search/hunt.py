@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openglm.bundle.manifest import Candidate, Sensitivity
+from openglm.dynamic.calibration import CERTAINTY, proven
 from openglm.errors import OutputError
 from openglm.model.analysis.statistics import analyse
 from openglm.passes.distil import Distil
@@ -64,7 +67,9 @@ class Hunt:
         bench = self.bench
         statistics = analyse(bench.model.graph, bench.dims)
         may_train = bench.training is not None and self.recipe is None
-        self.space = Space.of(bench.model, statistics, structure=may_train)
+        self.space = Space.of(
+            bench.model, statistics, structure=may_train, gates_drop=_gates_drop(bench) if may_train else None
+        )
         if bench.training is not None and self.space.structural:
             from openglm.training.samples import check_labels
 
@@ -249,6 +254,13 @@ class Hunt:
             elapsed_s=round(self.elapsed_s, 1),
             home=home,
         )
+
+
+def _gates_drop(bench: Bench) -> float | None:
+    """What the gates of exits may cost: half of what may be lost; none where the data could not show it."""
+    drop = bench.setup.max_drop / 2
+    deciding = sum(1 for _ in bench.thresholds(trained=True)) // 2
+    return drop if proven(np.zeros(deciding), drop, CERTAINTY) else None
 
 
 def _plain(training: Sequence[Distil]) -> list[dict[str, Any]]:

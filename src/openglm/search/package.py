@@ -21,7 +21,7 @@ from openglm.dynamic.session import probes
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
 from openglm.passes.recipe import toml
-from openglm.report.page import render
+from openglm.report.page import REPORT, render
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bench import Bench
@@ -95,7 +95,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         probes=PROBES_FILE,
         files=list_files(folder),
     )
-    (folder / "report.html").write_text(render(manifest), encoding="utf-8")
+    (folder / REPORT).write_text(render(manifest), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": list_files(folder)})
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
@@ -118,11 +118,11 @@ def _probe_inputs(feed: Feed) -> list[Batch]:
 def _figures(bench: Bench, trial: Trial, runner: ProgramRunner, feed: Feed) -> tuple[Figures, Figures, float]:
     """The original and the chosen, measured once more in turn, for longer than a trial does."""
     assert trial.path is not None
-    before, after = inputs_of(trial.recipe, bench, feed)
+    before, after, count = inputs_of(trial.recipe, bench, feed)
     times = measure.interleaved(
         {"before": running(bench.runner, before), "after": running(runner, after)}, rounds=40, seconds=10
     )
-    times = {name: found / len(before) for name, found in times.items()}
+    times = {name: found / count for name, found in times.items()}
     return (
         _measured(bench, bench.original, times["before"], bench.baseline, before[0]),
         _measured(bench, trial.path, times["after"], trial.candidate.quality, after[0]),

@@ -6,6 +6,7 @@ and size are final from then on, only its loss is not. Of every few at one effor
 is trained on, longer each time (successive halving; Jamieson and Talwalkar 2016, in the asynchronous
 form of Li et al. 2020), and the efforts get about equal time, as there: on a slow processor, where
 cutting and measuring takes as long as a short training, fewer are cut for each that is trained.
+Towards the end, exits are put on the best, where the data can show what their gates cost.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LEAST = 2
 SHARES = (0.06, 0.25, 0.25)
 """Of the time limit, what a training at each effort takes."""
 LEAST_STEPS = 20
+EXITS_AT, EXITS_SHARE = 0.4, 0.25
+"""Of the time limit, how much is left when exits are put on the best, and what they learn for."""
 REPAIRED = (0.2, 0.6, 0.8)
 """Of a loss, what the training at each effort is thought to leave, until it is known."""
 TRIES = 20
@@ -81,6 +84,8 @@ class Planner:
                 return Plan(params, 0)
         if not self.space.structural:
             return None
+        if (exits := self._with_exits(done, left_s)) is not None:
+            return exits
         if (promoted := self._promotion(done, left_s)) is not None:
             return promoted
         for params in self.space.first(self._best_scheme(done)):
@@ -112,7 +117,8 @@ class Planner:
 
     def fixed(self, done: Sequence[Done]) -> Params:
         """What the sampler is not asked: quantization is settled before structures are cut."""
-        return {"quantization": self._best_scheme(done), "spared": 0}
+        exits = {"exits": False} if "exits" in self.space.choices else {}
+        return {"quantization": self._best_scheme(done), "spared": 0, **exits}
 
     def _best_scheme(self, done: Sequence[Done]) -> str:
         """The quantization that is fastest of those accepted on the unchanged structure; of those equally
@@ -122,6 +128,24 @@ class Planner:
         equal = [item for item in plain if (item.trial.candidate.speedup or 0.0) * SAME_SPEED >= fastest]
         best = min(equal, key=lambda item: item.trial.candidate.size_bytes or 0, default=None)
         return str(best.params.get("quantization", FLOAT)) if best is not None else FLOAT
+
+    def _with_exits(self, done: Sequence[Done], left_s: float) -> Plan | None:
+        """The best so far with exits, once, when it is time."""
+        if not self.can_train or "exits" not in self.space.choices:
+            return None
+        if left_s > EXITS_AT * self.time_limit_s or any('"exits": true' in told for told in self.begun):
+            return None
+        best = choose([item.trial for item in done])
+        of = next(item for item in done if item.trial is best)
+        # A step takes no longer than on the structure that is least cut of those that were measured.
+        paces = [item.trial.pace for item in done if item.params == of.params and item.trial.pace]
+        paces = paces or [item.trial.pace for item in done if item.trial.pace]
+        seconds = min(EXITS_SHARE * self.time_limit_s, left_s)
+        steps = _rounded(seconds / max(paces)) if paces else 0
+        if steps < LEAST_STEPS:
+            return None
+        params = self.space.untouched(quantization=self._best_scheme(done)) | of.params | {"exits": True}
+        return Plan(params, of.effort + 1, (*of.steps, self._training(steps, of.effort)))
 
     def _promotion(self, done: Sequence[Done], left_s: float) -> Plan | None:
         """The most promising trial that may be trained on now."""
@@ -190,7 +214,12 @@ def _steps(item: Done, done: Sequence[Done], seconds: float) -> int:
         (other.trial.pace for other in done if other.params == item.params and other.trial.pace), None
     )
     steps = seconds / pace if pace else 0.0
-    if steps < LEAST_STEPS:
+    return _rounded(steps) if steps >= LEAST_STEPS else 0
+
+
+def _rounded(steps: float) -> int:
+    """To two digits, down."""
+    if steps < 1:
         return 0
     unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
     return int(steps // unit * unit)

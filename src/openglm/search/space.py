@@ -12,12 +12,14 @@ from openglm.passes.channels import ChannelPruning
 from openglm.passes.contract import GraphPass, PassConfig
 from openglm.passes.distil import Distil
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
+from openglm.passes.early_exit import EarlyExit
 from openglm.passes.fp16 import Half
 from openglm.passes.fuse import Fuse
 from openglm.passes.heads import HeadPruning
 from openglm.passes.layers import LayerPruning
 from openglm.passes.low_rank import LowRank
 from openglm.passes.neurons import NeuronPruning
+from openglm.passes.program import ProgramOfExits
 from openglm.passes.recipe import Recipe
 from openglm.passes.static_wi8_ai8 import StaticInt8
 from openglm.passes.vocabulary import VocabularyPruning
@@ -63,15 +65,22 @@ class Space:
     """By parameter; "quantization" and "spared" are always there."""
     sensitive: tuple[tuple[str, ...], ...] = field(default=())
     """Parts, by their modules, whose quantization costs most, the costliest first."""
+    gates_drop: float | None = None
+    """What the gates of exits may cost; none: there are no exits."""
 
     @classmethod
-    def of(cls, model: Model, statistics: Statistics, *, structure: bool) -> Space:
-        """The space of a model; without `structure` only what is done to its graph."""
+    def of(
+        cls, model: Model, statistics: Statistics, *, structure: bool, gates_drop: float | None = None
+    ) -> Space:
+        """The space of a model; without `structure` only what is done to its graph, with `gates_drop`
+        exits too, where the model answers with classes or a number."""
         found = schemes(statistics)
         choices: dict[str, tuple[Any, ...]] = {"quantization": (FLOAT, *found), "spared": SPARED}
         if structure and model.trainable is not None:
             choices |= dict(_structure(model.module, model))
-        return cls(found, choices)
+            if gates_drop is not None and model.task.endswith("classification"):
+                choices["exits"] = (False, True)
+        return cls(found, choices, gates_drop=gates_drop)
 
     def sparing(self, sensitive: Sequence[tuple[str, ...]]) -> Space:
         """This space with what is known of sensitive parts, which mixed precision spares."""
@@ -103,6 +112,8 @@ class Space:
         for name, kind in _SHARED:
             if (share := chosen.get(name, 1.0)) != 1.0:
                 steps.append(kind(keep=share))
+        if chosen.get("exits"):
+            steps.append(EarlyExit())
         if steps:
             steps += training
         steps.append(Fuse())
@@ -110,6 +121,9 @@ class Space:
             scheme = self.schemes[chosen["quantization"]]
             spared = tuple(name for part in self.sensitive[: chosen["spared"]] for name in part)
             steps.append(_sparing(scheme, spared) if spared else scheme)
+        if chosen.get("exits"):
+            assert self.gates_drop is not None
+            steps.append(ProgramOfExits(max_drop=self.gates_drop))
         return tuple(steps)
 
     def first(self, quantization: str) -> Iterator[Params]:

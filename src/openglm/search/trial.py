@@ -130,12 +130,15 @@ def _judge(
 ) -> dict[str, Any]:
     """The fields of a trial and its candidate; what the passes remark goes into `notes`."""
     modules, graphs, dynamic = split(recipe)
-    model, remarks = bench.adapted(modules, clock, lambda text, share: tick(text, 0.7 * share))
+    trained = any(step.needs_training for step in modules)
+    model, remarks = bench.adapted(
+        modules, clock, lambda text, share: tick(text, 0.7 * share), gated=dynamic is not None
+    )
     notes += remarks
     own = model.processor if model.processor is not bench.model.processor else None
     feed = bench.feed.of(model) if own is not None else bench.feed
     pace = None
-    if modules and not any(step.needs_training for step in modules) and bench.training is not None:
+    if modules and not trained and bench.training is not None:
         with clock("training"):
             pace = _pace(bench, model)
     tick("exporting", 0.7)
@@ -154,14 +157,14 @@ def _judge(
         onnx_file.write(graph, path)
     else:
         with clock("calibrating"):
-            draft = dynamic.apply(graph, Context(labelled=feed.thresholding))
+            rows = bench.thresholds(trained=trained)
+            draft = dynamic.apply(graph, Context(labelled=lambda: feed.numbered(rows)))
         notes += draft.notes
         path = _written(draft, bench, folder)
     runner = open_file(path, threads=bench.setup.threads)
     size = sum(file.stat().st_size for file in model_files(path))
     samples = len(bench.labels)
     # After a training a slice would spare seconds, and a few unlucky samples throw away minutes.
-    trained = any(step.needs_training for step in modules)
     every = 1 if trained else max(1, samples // SLICE)
     with clock("judging"):
         outputs, _ = feed.outputs(runner, _counter(tick, "judging", 0.8, 0.85, samples // every), every)
@@ -176,14 +179,14 @@ def _judge(
             quality = bench.quality(outputs)
             drop = bench.drop(quality)
     tick("measuring", 0.9)
-    before, inputs = inputs_of(recipe, bench, feed)
+    before, inputs, count = inputs_of(recipe, bench, feed)
     with clock("waiting"), bench.alone(), clock("measuring"):
         times = measure.interleaved(
             {"original": running(bench.runner, before), "candidate": running(runner, inputs)},
             rounds=9 if far else 25,
             seconds=2 if far else 6,
         )
-    times = {name: found / len(before) for name, found in times.items()}
+    times = {name: found / count for name, found in times.items()}
     faster = round(measure.speedup(times["original"], times["candidate"]), 4)
     if not drop <= bench.setup.max_drop + ROUNDING:
         among = f" on {quality.samples} samples" if far else ""
@@ -223,12 +226,19 @@ def _written(draft: Draft, bench: Bench, folder: Path) -> Path:
     return path
 
 
-def inputs_of(recipe: Recipe, bench: Bench, feed: Feed) -> tuple[list[Batch], list[Batch]]:
-    """What the original is measured on, and what a candidate: one input of typical size, or, since what a
-    program costs depends on what it reads, several real ones."""
-    if split(recipe)[2] is not None:
-        return bench.feed.first(TIMED), feed.first(TIMED)
-    return [bench.inputs], [bench.inputs if feed is bench.feed else feed.shaped()]
+def inputs_of(recipe: Recipe, bench: Bench, feed: Feed) -> tuple[list[Batch], list[Batch], int]:
+    """What the original is measured on, and what a candidate, and how many inputs that is.
+
+    One input of typical size, or, since what a program costs depends on what it reads, several real
+    ones: one after another, or at once, where the gain shows only there.
+    """
+    dynamic = split(recipe)[2]
+    if dynamic is None:
+        return [bench.inputs], [bench.inputs if feed is bench.feed else feed.shaped()], 1
+    before, after = bench.feed.first(TIMED), feed.first(TIMED)
+    if dynamic.together:
+        return [bench.feed.together(before)], [feed.together(after)], len(before)
+    return before, after, len(before)
 
 
 def running(runner: Runner | ProgramRunner, batches: Sequence[Batch]) -> Callable[[], None]:

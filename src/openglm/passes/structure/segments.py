@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from openglm.dynamic.calibration import Calibrated
+from openglm.dynamic.chain import Chain
 from openglm.dynamic.cutting import EXIT, IMPORTANCE, STATES, THRESHOLDS, cut
 from openglm.dynamic.tokens import Tokens
 from openglm.errors import InputError
@@ -91,62 +91,6 @@ def _depth(values: Sequence[ir.Value]) -> int:
     return len(seen)
 
 
-class Samples(NamedTuple):
-    """What gates are settled by."""
-
-    inputs: list[Mapping[str, np.ndarray]]
-    labels: list[float | None]
-    """One a row."""
-
-    @classmethod
-    def of(cls, labelled: Iterable[tuple[Mapping[str, np.ndarray], float | None]]) -> Samples:
-        """Raises `InputError` where there are none."""
-        inputs, labels = [], []
-        for batch, label in labelled:
-            inputs.append(batch)
-            labels += [label] * len(next(iter(batch.values())))
-        if not inputs:
-            raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
-        return cls(inputs, labels)
-
-    @property
-    def known(self) -> bool:
-        """Whether there are labels."""
-        return all(label is not None for label in self.labels)
-
-    @property
-    def judged(self) -> str:
-        """What a loss is of, in words."""
-        return "of accuracy" if self.known else "of agreement with the whole model"
-
-    def cost(self, found: Calibrated, max_drop: float, certainty: float) -> str:
-        """What calibrated thresholds do, in words."""
-        return (
-            f"{found.work:.0%} of the work on {found.rows} samples, at a cost of {found.drop:.4f} "
-            f"{self.judged}, and with {certainty:.0%} certainty of at most {max_drop:g}"
-        )
-
-    def unproven(self, found: Calibrated, max_drop: float, certainty: float) -> str:
-        """Why no threshold is set, in words."""
-        return (
-            f"{found.rows} samples do not show, with {certainty:.0%} certainty, that it would cost at most "
-            f"{max_drop:g} {self.judged}"
-        )
-
-    def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
-        off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
-        if end.shape[-1] > 1:
-            wanted = np.array(self.labels) if self.known else end.argmax(-1)
-            wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
-            return wrong
-        right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
-        span = float(np.ptp(right)) or 1.0
-        off = np.abs(answers[..., 0] - right) / span
-        found: np.ndarray = np.clip(np.nan_to_num(off, nan=1.0), 0, 1)
-        return found
-
-
 def answers_of(graph: ir.Model, answer: str, samples: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
     """What a whole graph says, (rows, classes)."""
     (runner,) = _loaded([graph])
@@ -164,8 +108,8 @@ def _loaded(graphs: Iterable[ir.Model]) -> list[Runner]:
     return found
 
 
-class Chain:
-    """Segments one after another, as every input goes through them that does not leave.
+class Segments:
+    """A graph cut at points, one segment after another.
 
     `probe` is one input; where tokens are dropped it says what stands for an absent one.
     """
@@ -187,29 +131,18 @@ class Chain:
 
     @cached_property
     def _runners(self) -> list[Runner]:
-        """The segments, loaded: a chain that nobody asks need not be."""
+        """Those that nobody asks need not be loaded."""
         return _loaded([piece.graph for piece in self.pieces])
 
-    def gate(self, place: int, scale: float) -> Tokens:
-        """The gate after a segment, its threshold scaled."""
-        gate = self._gates[place]
-        return gate.model_copy(update={"threshold": gate.threshold * scale})
+    @cached_property
+    def chain(self) -> Chain:
+        """The segments to run; rows leave at every exit among the points."""
+        exits = frozenset(place for place, point in enumerate(self.points) if point.kind == "exit")
+        return Chain(self._runners, exits, self._gates, self._answer)
 
-    def answers(self, samples: Iterable[Mapping[str, np.ndarray]], scale: float) -> np.ndarray:
-        """What each exit says, and the end, (exits + 1, rows, classes), where nobody leaves."""
-        gates = {place: self.gate(place, scale) for place in self._gates} if scale else {}
-        found = []
-        for sample in samples:
-            state, said = dict(sample), []
-            for place, runner in enumerate(self._runners):
-                state |= runner.run({name: state[name] for name in runner.inputs})
-                if place == len(self.points) or self.points[place].kind == "exit":
-                    said.append(state[self._answer].reshape(len(state[self._answer]), -1))
-                elif place in gates:
-                    (passed,) = gates[place].split(state)
-                    state = passed.state
-            found.append(said)
-        return np.stack([np.concatenate(rows) for rows in zip(*found, strict=True)])
+    def gate(self, place: int, scale: float) -> Tokens:
+        """The gate after a segment that drops tokens, its threshold scaled."""
+        return self._gates[place].model_copy(update={"scale": scale})
 
     def _later(self, place: int) -> list[str]:
         """What segments after this one take of what is known by then."""

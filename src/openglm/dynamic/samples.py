@@ -1,0 +1,67 @@
+"""What gates are settled by: inputs with their labels, and what an answer to them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from openglm.dynamic.calibration import Calibrated
+from openglm.errors import InputError
+
+
+class Samples(NamedTuple):
+    """What gates are settled by."""
+
+    inputs: list[Mapping[str, np.ndarray]]
+    labels: list[float | None]
+    """One a row."""
+
+    @classmethod
+    def of(cls, labelled: Iterable[tuple[Mapping[str, np.ndarray], float | None]]) -> Samples:
+        """Raises `InputError` where there are none."""
+        inputs, labels = [], []
+        for batch, label in labelled:
+            inputs.append(batch)
+            labels += [label] * len(next(iter(batch.values())))
+        if not inputs:
+            raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
+        return cls(inputs, labels)
+
+    @property
+    def known(self) -> bool:
+        """Whether there are labels."""
+        return all(label is not None for label in self.labels)
+
+    @property
+    def judged(self) -> str:
+        """What a loss is of, in words."""
+        return "of accuracy" if self.known else "of agreement with the whole model"
+
+    def cost(self, found: Calibrated, max_drop: float, certainty: float) -> str:
+        """What calibrated thresholds do, in words."""
+        return (
+            f"{found.work:.0%} of the work on {found.rows} samples, at a cost of {found.drop:.4f} "
+            f"{self.judged}, and with {certainty:.0%} certainty of at most {max_drop:g}"
+        )
+
+    def unproven(self, found: Calibrated, max_drop: float, certainty: float) -> str:
+        """Why no threshold is set, in words."""
+        return (
+            f"{found.rows} samples do not show, with {certainty:.0%} certainty, that it would cost at most "
+            f"{max_drop:g} {self.judged}"
+        )
+
+    def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
+        off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
+        if end.shape[-1] > 1:
+            wanted = np.array(self.labels) if self.known else end.argmax(-1)
+            wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
+            return wrong
+        right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
+        span = float(np.ptp(right)) or 1.0
+        off = np.abs(answers[..., 0] - right) / span
+        found: np.ndarray = np.clip(np.nan_to_num(off, nan=1.0), 0, 1)
+        return found
