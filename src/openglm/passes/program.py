@@ -6,32 +6,33 @@ segments answer on the engine. Cuts at which nothing would be gained are left ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from openglm.bundle.manifest import Gate, Program, Segment
 from openglm.dynamic.calibration import CERTAINTY
 from openglm.dynamic.chain import dropped
-from openglm.dynamic.cutting import Piece
-from openglm.dynamic.gate import AnswerGate, GateConfig
+from openglm.dynamic.cutting import GATES, Piece
+from openglm.dynamic.gate import GateConfig, parse
 from openglm.dynamic.leaving import Kind, settle
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import analyse
 from openglm.passes.contract import Context, Draft, ProgramPass
-from openglm.passes.structure.segments import Cuts, Point, Segments
+from openglm.passes.structure.segments import Cuts, Segments
 from openglm.runtimes.onnxruntime import NAME
 
 
 class ProgramOfExits(ProgramPass):
     """Cut the graph, and let inputs leave and tokens go where that costs no more than is allowed.
 
-    Raises `InputError` for a graph with nothing to cut at, or without data to settle the gates by.
+    Without data the gates are those that the graph carries. Raises `InputError` for a graph with nothing to
+    cut at, or that carries none.
     """
 
     scheme: ClassVar[str] = "program"
@@ -53,41 +54,40 @@ class ProgramOfExits(ProgramPass):
 
     def apply(self, graph: ir.Model, context: Context) -> Draft:
         cuts = Cuts.of(graph)
-        if context.labelled is None:
+        if context.labelled is not None:
+            samples = Samples.of(islice(context.labelled(), self.samples))
+            probe = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
+            gates, segments = self.settle(graph, cuts, samples, probe)
+            return _draft(graph, cuts, gates, probe, segments)
+        batch = next(iter(context.calibration()), None) if context.calibration is not None else None
+        if batch is None or GATES not in graph.metadata_props:
             raise InputError("The gates of a program need data to be set on.", "Give --data.")
-        samples = Samples.of(islice(context.labelled(), self.samples))
+        return _draft(graph, cuts, Gates.model_validate_json(graph.metadata_props[GATES]), batch)
+
+    def settle(
+        self, graph: ir.Model, cuts: Cuts, samples: Samples, probe: Mapping[str, np.ndarray]
+    ) -> tuple[Gates, Segments]:
+        """The gates that samples allow, and the graph as it was last cut to find them."""
         kinds = {point.kind for point in cuts.points}
         drop, certainty = self.max_drop / len(kinds), 1 - (1 - self.certainty) / len(kinds)
         points, notes, scale = list(cuts.points), [], 0.0
-        segments: Segments | None = None
-        longest = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
         if "tokens" in kinds:
-            segments = Segments(graph, cuts, [point for point in points if point.kind == "tokens"], longest)
+            own = [point for point in points if point.kind == "tokens"]
+            segments = Segments(graph, cuts, own, probe)
             scale = segments.chain.boldest(samples, drop, certainty)
             if not scale:
                 points = [point for point in points if point.kind == "exit"]
             notes.append(dropped(scale, samples, self.certainty))
-        leave: dict[Point, AnswerGate] = {}
+        leave: dict[int, Gate] = {}
         if "exit" in kinds:
-            segments = Segments(graph, cuts, points, longest)
+            segments = Segments(graph, cuts, points, probe)
             leave, told = self._exits(segments, samples, scale, drop, certainty)
-            points = [point for point in points if point.kind == "tokens" or point in leave]
             notes.append(told)
-        if segments is None or segments.points != tuple(points):
-            segments = Segments(graph, cuts, points, longest)
-        gates = [
-            leave[point] if point.kind == "exit" else segments.gate(place, scale)
-            for place, point in enumerate(points)
-        ]
-        return Draft(
-            program(segments.pieces, gates),
-            {f"segment_{place}": piece.graph for place, piece in enumerate(segments.pieces)},
-            tuple(notes),
-        )
+        return Gates(exits=leave, scale=scale, notes=tuple(notes)), segments
 
     def _exits(
         self, segments: Segments, samples: Samples, scale: float, drop: float, certainty: float
-    ) -> tuple[dict[Point, AnswerGate], str]:
+    ) -> tuple[dict[int, Gate], str]:
         """The gates of the exits at which somebody leaves, and what they were found to do."""
         chain = segments.chain
         places = [place for place, point in enumerate(segments.points) if point.kind == "exit"]
@@ -95,9 +95,51 @@ class ProgramOfExits(ProgramPass):
         answers = chain.answers(samples.inputs, scale)
         work = np.cumsum(_work(segments.pieces))[[*places, -1]]
         settled = settle(self.gate, answers, chain.answer, samples, work, drop, certainty)
-        made = {point: gate for point, gate in zip(points, settled.gates, strict=True) if gate is not None}
+        made = {
+            point.number: _gate(place, gate)
+            for place, (point, gate) in enumerate(zip(points, settled.gates, strict=True))
+            if gate is not None
+        }
         numbers = [point.number for point in points]
         return made, settled.told(numbers, samples, self.max_drop, self.certainty)
+
+
+class Gates(BaseModel):
+    """What gates of a graph's exits and tokens were found to be allowed to do; a graph may carry them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exits: dict[int, Gate]
+    """By the number of the exit; at others nobody leaves."""
+    scale: float
+    """Of the tokens' thresholds; 0: none is dropped."""
+    notes: tuple[str, ...]
+
+
+def _draft(
+    graph: ir.Model,
+    cuts: Cuts,
+    gates: Gates,
+    probe: Mapping[str, np.ndarray],
+    segments: Segments | None = None,
+) -> Draft:
+    """The program of these gates; `segments` are those of the graph, where it has been cut already."""
+    points = [
+        point
+        for point in cuts.points
+        if (gates.scale if point.kind == "tokens" else point.number in gates.exits)
+    ]
+    if segments is None or segments.points != tuple(points):
+        segments = Segments(graph, cuts, points, probe)
+    made = [
+        parse(gates.exits[point.number]) if point.kind == "exit" else segments.gate(place, gates.scale)
+        for place, point in enumerate(points)
+    ]
+    return Draft(
+        program(segments.pieces, made),
+        {f"segment_{place}": piece.graph for place, piece in enumerate(segments.pieces)},
+        gates.notes,
+    )
 
 
 def _work(pieces: Sequence[Piece]) -> np.ndarray:

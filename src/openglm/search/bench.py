@@ -24,8 +24,10 @@ from openglm.hashing import sha256
 from openglm.metrics import resolve
 from openglm.metrics.metric import Metric
 from openglm.model.auto import AutoModel
+from openglm.model.extra_outputs import plain
 from openglm.model.model import Model
 from openglm.model.sources import onnx_file
+from openglm.model.tensor import TensorSpec, specs
 from openglm.passes.contract import Context, ModulePass
 from openglm.passes.recipe import digest
 from openglm.runtimes.onnxruntime import Runner
@@ -76,7 +78,7 @@ class Setup:
             )
         original = folder / "original.onnx"
         try:
-            onnx_file.write(model.graph, original)
+            onnx_file.write(plain(model.graph), original)
         except OSError as error:
             raise no_room(folder, error) from error
         runner = Runner(original, threads=self.threads)
@@ -85,6 +87,7 @@ class Setup:
             setup=self,
             model=model,
             feed=feed,
+            outputs=specs(plain(model.graph).graph.outputs),
             metric=metric,
             training=self._training(feed),
             verdict=verdict,
@@ -111,6 +114,8 @@ class Bench:
     setup: Setup
     model: Model
     feed: Feed
+    outputs: tuple[TensorSpec, ...]
+    """The model's own."""
     metric: Metric
     training: Dataset | None
     """What training passes learn from; none where the user gave no data."""

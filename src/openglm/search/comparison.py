@@ -16,6 +16,7 @@ from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, model_files, open
 from openglm.errors import InputError, nearest
 from openglm.metrics.fidelity import metric as fidelity
 from openglm.model.auto import AutoModel, printable
+from openglm.model.extra_outputs import plain
 from openglm.model.model import Model
 from openglm.model.sources import onnx_file
 from openglm.runtimes import measure
@@ -125,7 +126,7 @@ def _opened(source: str, folder: Path, dims: Mapping[str, int]) -> _Opened:
     if not is_bundle(Path(source)):
         model = AutoModel.from_pretrained(source)
         path = folder / MODEL_FILE
-        onnx_file.write(model.graph, path)
+        onnx_file.write(plain(model.graph), path)
         return _Opened(model, path, sizes(model, dims))
     with opened(Path(source)) as (home, manifest):
         path = folder / PROGRAM_FILE

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 from openglm.device.profile import Device
+from openglm.dynamic.cutting import GATES
 from openglm.errors import InputError, nearest
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
@@ -49,13 +50,19 @@ class GraphOptimizer:
         self._device = device
         self._given = given
 
+    @property
+    def _carries_gates(self) -> bool:
+        """Whether the model comes with exits that have learnt and gates that are set."""
+        return GATES in self.model.graph.metadata_props
+
     def recipe(
         self, strategy: str, *, steps: int = 1000, max_drop: float = 0.005, small: str | None = None
     ) -> list[PassConfig]:
         """The passes that a strategy stands for on this model, in order; empty for "auto", which searches.
 
         `steps` is how long exits and thresholds learn, `max_drop` what a program's gates may cost,
-        `small` the small model of a cascade, as `AutoModel` reads it. Raises `InputError` for a strategy
+        `small` the small model of a cascade, as `AutoModel` reads it. A model that comes with exits and gates
+        is not given others. Raises `InputError` for a strategy
         that there is not, or a cascade without a small model.
         """
         if strategy not in STRATEGIES:
@@ -71,9 +78,11 @@ class GraphOptimizer:
                 raise InputError("A cascade needs a small model.", "Give small=, with the same inputs.")
             return [Fuse(), Cascade(small=small, max_drop=max_drop)]
         found: list[PassConfig] = []
-        if strategy in ("early_exit", "dynamic_pruning"):
+        if not self._carries_gates and strategy in ("early_exit", "dynamic_pruning"):
             found.append(EarlyExit())
-        if strategy == "token_pruning" or (strategy == "dynamic_pruning" and text):
+        if not self._carries_gates and (
+            strategy == "token_pruning" or (strategy == "dynamic_pruning" and text)
+        ):
             found.append(TokenPruning())
         if found:
             found.append(Distil(steps=steps))
@@ -99,7 +108,10 @@ class GraphOptimizer:
         passes = strategy
         if isinstance(passes, str):
             passes = self.recipe(passes, steps=steps, max_drop=max_drop / 2, small=small)
-        learns = any(step.needs_training or isinstance(step, ProgramPass) for step in passes)
+        learns = any(
+            step.needs_training or (isinstance(step, ProgramPass) and not self._carries_gates)
+            for step in passes
+        )
         if learns and self._given.get("data") is None:
             raise InputError(
                 "This strategy learns from data, and there is none.",

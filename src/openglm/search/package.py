@@ -51,7 +51,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         processor = {**maker.settings(), "files": maker.save(folder)}
     if trial.candidate.recipe:
         (folder / RECIPE_FILE).write_text(toml(trial.candidate.recipe) + "\n", encoding="utf-8")
-    runner = open_program(program, bench.model.outputs, folder, threads=bench.setup.threads)
+    runner = open_program(program, bench.outputs, folder, threads=bench.setup.threads)
     feed = bench.feed if trial.processor is None else bench.feed.of(replace(bench.model, processor=maker))
     found = probes(runner, _probe_inputs(feed))
     np.savez_compressed(folder / PROBES_FILE, **found)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
             parameters=analyse(bench.model.graph, bench.dims).parameters,
         ),
         inputs=bench.model.inputs,
-        outputs=bench.model.outputs,
+        outputs=bench.outputs,
         processor=processor,
         program=program,
         recipe=trial.candidate.recipe,

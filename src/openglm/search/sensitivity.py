@@ -213,7 +213,7 @@ def _cut(bench: Bench, make: Callable[[], ModulePass], batches: list[Batch]) -> 
     adapted = make().apply(bench.model, _context(batches))
     if not adapted.changed:
         return None
-    names = [spec.name for spec in bench.model.outputs]
+    names = [spec.name for spec in bench.outputs]
 
     def run(batch: Batch) -> dict[str, np.ndarray]:
         given = adapted.model.module(**tensors(batch))

@@ -78,7 +78,8 @@ class Space:
         choices: dict[str, tuple[Any, ...]] = {"quantization": (FLOAT, *found), "spared": SPARED}
         if structure and model.trainable is not None:
             choices |= dict(_structure(model.module, model))
-            if gates_drop is not None and model.task.endswith("classification"):
+            bare = not getattr(model.module, "extra_outputs", ())
+            if gates_drop is not None and bare and model.task.endswith("classification"):
                 choices["exits"] = (False, True)
         return cls(found, choices, gates_drop=gates_drop)
 

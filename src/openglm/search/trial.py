@@ -17,6 +17,7 @@ from openglm.bundle.manifest import Candidate
 from openglm.device import fit as verdicts
 from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, model_files, open_file
 from openglm.errors import OpenGLMError
+from openglm.model.extra_outputs import plain
 from openglm.model.model import Model
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.sources import onnx_file
@@ -153,12 +154,19 @@ def _judge(
     if not changed and dynamic is None:
         return {"outcome": "refused", "reason": f"{recipe[-1].scheme} finds nothing to change in this model."}
     if dynamic is None:
+        graph = plain(graph)
         path = folder / MODEL_FILE
         onnx_file.write(graph, path)
     else:
         with clock("calibrating"):
             rows = bench.thresholds(trained=trained)
-            draft = dynamic.apply(graph, Context(labelled=lambda: feed.numbered(rows)))
+            draft = dynamic.apply(
+                graph,
+                Context(
+                    calibration=feed.calibration,
+                    labelled=None if bench.setup.data is None else lambda: feed.numbered(rows),
+                ),
+            )
         notes += draft.notes
         path = _written(draft, bench, folder)
     runner = open_file(path, threads=bench.setup.threads)
@@ -221,7 +229,7 @@ def _written(draft: Draft, bench: Bench, folder: Path) -> Path:
     for segment in draft.program.segments:
         onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
     path = folder / PROGRAM_FILE
-    content = ProgramFile(program=draft.program, outputs=bench.model.outputs)
+    content = ProgramFile(program=draft.program, outputs=bench.outputs)
     path.write_text(content.model_dump_json(), encoding="utf-8")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from openglm.errors import InputError, MissingExtraError
+from openglm.model.extra_outputs import NAMED
 from openglm.model.model import Model, Trainable
 
 OPSET = 20
@@ -131,6 +133,8 @@ def export(
             _compare(torch, graph, inputs, expected)
             strip(graph)
             graph.metadata_props.update(getattr(module, "graph_notes", dict)())
+            if extra:
+                graph.metadata_props[NAMED] = json.dumps(extra)
             return graph
         except InputError:
             raise
