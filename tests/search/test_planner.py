@@ -12,7 +12,7 @@ from openglm.passes.distil import Distil
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half
 from openglm.passes.layers import LayerPruning
-from openglm.search.planner import ETA, EXITS_AT, REPAIRED, SHARES, Done, Plan, Planner, key, repaired
+from openglm.search.planner import ETA, EXITS_AT, LAST, REPAIRED, SHARES, Done, Plan, Planner, key, repaired
 from openglm.search.space import FLOAT, Space
 from openglm.search.trial import Trial
 
@@ -324,3 +324,20 @@ def test_no_exits_where_no_step_of_training_was_measured() -> None:
     history = schemes_done(found)
     plan = found.next(history, 300.0)
     assert plan is None or not plan.params["exits"]
+
+
+def test_what_was_trained_and_accepted_is_trained_to_the_end() -> None:
+    found = planner()
+    history = schemes_done(found)
+    structures_done(found, history, [0.3, 0.02, 0.4])
+    plan = found.next(history, 900.0)
+    assert plan is not None
+    history.append(done(found, plan, 4.0, 0.009))
+    assert history[-1].trial.accepted
+    last = found.next(history, LAST * 1000)
+    assert last is not None
+    assert (last.params, last.effort) == (plan.params, 2)
+    assert last.training == (*plan.training, Distil(steps=2000, seed=1)), "for all of the time that is left"
+    history.append(done(found, last, 4.0, 0.004))
+    after = found.next(history, 15.0)
+    assert after is None or after.params != plan.params or after.effort != 2

@@ -6,7 +6,8 @@ and size are final from then on, only its loss is not. Of every few at one effor
 is trained on, longer each time (successive halving; Jamieson and Talwalkar 2016, in the asynchronous
 form of Li et al. 2020), and the efforts get about equal time, as there: on a slow processor, where
 cutting and measuring takes as long as a short training, fewer are cut for each that is trained.
-Towards the end, exits are put on the best, where the data can show what their gates cost.
+Towards the end, exits are put on the best, where the data can show what their gates cost; and what was
+trained and accepted is trained for the rest of the time, so that it loses less.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ SHARES = (0.06, 0.25, 0.25)
 LEAST_STEPS = 20
 EXITS_AT, EXITS_SHARE = 0.4, 0.25
 """Of the time limit, how much is left when exits are put on the best, and what they learn for."""
+LAST = 0.2
+"""Of the time limit, how much is left when the best is trained for the rest of it."""
 REPAIRED = (0.2, 0.6, 0.8)
 """Of a loss, what the training at each effort is thought to leave, until it is known."""
 TRIES = 20
@@ -86,6 +89,8 @@ class Planner:
             return None
         if (exits := self._with_exits(done, left_s)) is not None:
             return exits
+        if (further := self._to_the_end(done, left_s)) is not None:
+            return further
         if (promoted := self._promotion(done, left_s)) is not None:
             return promoted
         for params in self.space.first(self._best_scheme(done)):
@@ -135,8 +140,7 @@ class Planner:
             return None
         if left_s > EXITS_AT * self.time_limit_s or any('"exits": true' in told for told in self.begun):
             return None
-        best = choose([item.trial for item in done])
-        of = next(item for item in done if item.trial is best)
+        of = _best(done)
         # A step takes no longer than on the structure that is least cut of those that were measured.
         paces = [item.trial.pace for item in done if item.params == of.params and item.trial.pace]
         paces = paces or [item.trial.pace for item in done if item.trial.pace]
@@ -146,6 +150,16 @@ class Planner:
             return None
         params = self.space.untouched(quantization=self._best_scheme(done)) | of.params | {"exits": True}
         return Plan(params, of.effort + 1, (*of.steps, self._training(steps, of.effort)))
+
+    def _to_the_end(self, done: Sequence[Done], left_s: float) -> Plan | None:
+        """The best, where it was trained, trained on for the rest of the time."""
+        if not self.can_train or left_s > LAST * self.time_limit_s:
+            return None
+        of = _best(done)
+        steps = _steps(of, done, left_s) if of.steps else 0
+        if not steps or key(of.params, of.effort + 1) in self.begun:
+            return None
+        return Plan(of.params, of.effort + 1, (*of.steps, self._training(steps, of.effort)))
 
     def _promotion(self, done: Sequence[Done], left_s: float) -> Plan | None:
         """The most promising trial that may be trained on now."""
@@ -193,6 +207,12 @@ class Planner:
             expected *= repaired(done, effort)
         over = max(0.0, expected - self.max_drop) / (self.max_drop + 0.005)
         return bool(candidate.fits), (candidate.speedup or 0.0) / (1 + over)
+
+
+def _best(done: Sequence[Done]) -> Done:
+    """What would be chosen now."""
+    best = choose([item.trial for item in done])
+    return next(item for item in done if item.trial is best)
 
 
 def _outdoes(trial: Trial, done: Sequence[Done]) -> bool:

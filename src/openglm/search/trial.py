@@ -263,7 +263,7 @@ def _pace(bench: Bench, model: Model) -> float:
     from openglm.training.pace import seconds_per_step
 
     assert bench.training is not None
-    return seconds_per_step(model, bench.training)
+    return seconds_per_step(model, bench.training, bench.model)
 
 
 def _counter(

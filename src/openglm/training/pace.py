@@ -18,11 +18,13 @@ ROWS = 512
 STEPS = 4
 
 
-def seconds_per_step(model: Model, dataset: Dataset, size: int = 32) -> float:
-    """Seconds that forward and backward of a batch take: the median of a few, on the device that trains."""
+def seconds_per_step(model: Model, dataset: Dataset, teacher: Model, size: int = 32) -> float:
+    """Seconds that a batch takes, the teacher's answer and the model's forward and backward: the median of
+    a few, on the device that trains."""
     samples = Samples(model, dataset, limit=ROWS, labels=False)
     place = device()
     module = copy.deepcopy(model.module).train().to(place)
+    asked = teacher.module.to(place)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
     precision = torch.bfloat16 if resolve("auto") == "bf16" else None
     taken = []
@@ -31,11 +33,16 @@ def seconds_per_step(model: Model, dataset: Dataset, size: int = 32) -> float:
             break
         start = time.perf_counter()
         with torch.autocast(place.type, precision, enabled=precision is not None):
-            output = main_output(module(**batch.to(place).inputs))
+            inputs = batch.to(place).inputs
+            # Its own inputs may be others, of about the same size.
+            with torch.no_grad():
+                asked(**inputs)
+            output = main_output(module(**inputs))
         optimizer.zero_grad()
         output.float().square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if place.type == "cuda":
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
+    teacher.module.to("cpu")
     return statistics.median(taken[1:] or taken)  # the first one warms up
