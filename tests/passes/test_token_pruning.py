@@ -25,7 +25,7 @@ from openglm.passes.dynamic_wi8_ai8 import DynamicInt8  # noqa: E402
 from openglm.passes.early_exit import EarlyExit  # noqa: E402
 from openglm.passes.fuse import Fuse  # noqa: E402
 from openglm.passes.program import ProgramOfExits, program  # noqa: E402
-from openglm.passes.structure.segments import Chain, Cuts  # noqa: E402
+from openglm.passes.structure.segments import Cuts, Segments  # noqa: E402
 from openglm.passes.token_pruning import TokenPruning  # noqa: E402
 from openglm.training import fading  # noqa: E402
 
@@ -79,11 +79,11 @@ def run(graph: Any, cuts: Cuts, batch: dict[str, np.ndarray], tmp_path: Path) ->
     from openglm.dynamic.program import open_program
     from openglm.model.sources import onnx_file
 
-    chain = Chain(graph, cuts, cuts.points, batch)
-    made = program(chain.pieces, [chain.gate(place, 1.0) for place in range(len(cuts.points))])
-    for segment, piece in zip(made.segments, chain.pieces, strict=True):
+    cut = Segments(graph, cuts, cuts.points, batch)
+    made = program(cut.pieces, [cut.gate(place, 1.0) for place in range(len(cuts.points))])
+    for segment, piece in zip(made.segments, cut.pieces, strict=True):
         onnx_file.write(piece.graph, tmp_path / segment.models["onnxruntime"])
-    outputs, trace = open_program(made, chain.pieces[-1].outputs[:1], tmp_path, threads=1).traced(batch)
+    outputs, trace = open_program(made, cut.pieces[-1].outputs[:1], tmp_path, threads=1).traced(batch)
     return outputs[cuts.answer], trace
 
 
@@ -118,7 +118,7 @@ def test_quantized_and_with_exits(classifier: Model, tmp_path: Path) -> None:
     cuts = Cuts.of(graph)
     assert sorted(point.kind for point in cuts.points) == ["exit", "exit", "tokens", "tokens"]
     batch = inputs(classifier, TEXTS[2:3])
-    chain = Chain(graph, cuts, cuts.points, batch)
+    chain = Segments(graph, cuts, cuts.points, batch).chain
     whole, dropped = chain.answers([batch], 0.0), chain.answers([batch], 1.0)
     assert whole.shape == dropped.shape == (3, 1, 3)
     assert np.isfinite(dropped).all()
