@@ -81,8 +81,10 @@ def recalibrate(
     share, sure = max_drop / kinds, 1 - (1 - certainty) / kinds
     scale, notes, made = 0.0, [], dict[str, Gate]()
     if tokens:
-        scale = chain.boldest(samples, share, sure)
-        notes.append(dropped(scale, samples, certainty))
+        # What exits are tested on may have no say in what they are tested with.
+        asked = samples.proposing if leave else samples
+        scale = chain.boldest(asked, share, sure)
+        notes.append(dropped(scale, asked, certainty))
         for place, config in tokens.items():
             _set(made, steps[place], config.model_copy(update={"scale": scale}))
     if leave:

@@ -15,16 +15,24 @@ class Samples(NamedTuple):
     """What gates are settled by."""
 
     inputs: list[Mapping[str, np.ndarray]]
+    """One row each."""
     labels: list[float | None]
     """One a row."""
+
+    @property
+    def proposing(self) -> Samples:
+        """The half that proposes the thresholds of exits, and does not test them."""
+        return Samples(self.inputs[::2], self.labels[::2])
 
     @classmethod
     def of(cls, labelled: Iterable[tuple[Mapping[str, np.ndarray], float | None]]) -> Samples:
         """Raises `InputError` where there are none."""
-        inputs, labels = [], []
+        inputs: list[Mapping[str, np.ndarray]] = []
+        labels: list[float | None] = []
         for batch, label in labelled:
-            inputs.append(batch)
-            labels += [label] * len(next(iter(batch.values())))
+            for row in range(len(next(iter(batch.values())))):
+                inputs.append({name: array[row : row + 1] for name, array in batch.items()})
+                labels.append(label)
         if not inputs:
             raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
         return cls(inputs, labels)
@@ -37,7 +45,10 @@ class Samples(NamedTuple):
     @property
     def judged(self) -> str:
         """What a loss is of, in words."""
-        return "of accuracy" if self.known else "of agreement with the whole model"
+        if not self.known:
+            return "of agreement with the whole model"
+        fractions = any(label is not None and label % 1 for label in self.labels)
+        return "of the labels' range" if fractions else "of accuracy"
 
     def cost(self, found: Calibrated, max_drop: float, certainty: float) -> str:
         """What calibrated thresholds do, in words."""

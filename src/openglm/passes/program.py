@@ -74,10 +74,12 @@ class ProgramOfExits(ProgramPass):
         if "tokens" in kinds:
             own = [point for point in points if point.kind == "tokens"]
             segments = Segments(graph, cuts, own, probe)
-            scale = segments.chain.boldest(samples, drop, certainty)
+            # What exits are tested on may have no say in what they are tested with.
+            asked = samples.proposing if "exit" in kinds else samples
+            scale = segments.chain.boldest(asked, drop, certainty)
             if not scale:
                 points = [point for point in points if point.kind == "exit"]
-            notes.append(dropped(scale, samples, self.certainty))
+            notes.append(dropped(scale, asked, self.certainty))
         leave: dict[int, Gate] = {}
         if "exit" in kinds:
             segments = Segments(graph, cuts, points, probe)
