@@ -17,6 +17,8 @@ import pytest
 
 import openglm
 from openglm.bundle.store import read_manifest
+from openglm.device import profile
+from openglm.device.budget import Budget
 from openglm.errors import InputError
 from openglm.hashing import sha256
 from openglm.passes.contract import ModulePass
@@ -27,6 +29,8 @@ from openglm.passes.layers import LayerPruning
 from openglm.passes.low_rank import LowRank
 from openglm.passes.neurons import NeuronPruning
 from openglm.passes.vocabulary import VocabularyPruning
+from openglm.search.bench import Setup
+from openglm.search.hunt import Hunt
 from openglm.search.optimize import optimize
 from openglm.search.result import Result
 from openglm.search.study import FILE, NAME, NAME_FILE
@@ -34,6 +38,7 @@ from openglm.search.study import FILE, NAME, NAME_FILE
 torch = pytest.importorskip("torch")
 
 DEVICE = "cortex-a53-2gb"
+WORDS = "the a cat dog sat ran on under mat rug small big red blue tree house river moved"
 SETTINGS: dict[str, Any] = {"threads": 1, "calibration_samples": 8, "evaluation_samples": 16}
 
 
@@ -303,3 +308,21 @@ def test_shared_weights(tmp_path: Path) -> None:
     (output,) = [spec.name for spec in model.outputs]
     assert set(result.bench.reference) == {output}
     assert any("share" in note or "another layer" in note for note in trial.candidate.notes)
+
+
+@pytest.mark.parametrize(("rows", "offered"), [(40, False), (400, True)])
+def test_exits_are_in_the_search_where_the_data_can_show_what_they_cost(
+    write_classifier: Any, tmp_path: Path, rows: int, offered: bool
+) -> None:
+    """Of 400 rows 200 do not judge, of these 100 set gates, of these 50 test them."""
+    model = write_classifier(tmp_path / "model", layers=2, classes=2)
+    words = WORDS.split()
+    data = [{"text": " ".join(words[number % 5 :][:4]), "label": number // 5 % 2} for number in range(rows)]
+    setup = Setup(
+        model=str(model), device=profile.load(DEVICE), budget=Budget(), data=data, training=None,
+        metric="accuracy", max_drop=0.2, dims=None, threads=1, calibration_samples=4, evaluation_samples=8,
+    )  # fmt: skip
+    hunt = Hunt(setup.bench(tmp_path), tmp_path, None, 10.0, 0.0, lambda _: None)
+    assert ("exits" in hunt.space.choices) == offered
+    if offered:
+        assert hunt.space.gates_drop == 0.1
