@@ -16,9 +16,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import tasks
 import torch
@@ -49,6 +50,8 @@ STEPS = 1500
 AFTER = (0, 2, 4)
 """Blocks that tokens may be dropped behind."""
 MAX_DROP = 0.005
+EVERY_S = 20.0
+"""Between two lines on how a training goes."""
 ENCODER = "all-minilm-l6-v2"
 TASK = Task("four tasks", {}, ("accuracy",), ("no", "yes"), dev=dict.fromkeys(("sst-2", "cola", "mrpc"), ""))
 PLAN = Plan(epochs=1, batch_size=32, learning_rate=8e-5, seed=tasks.SEED)
@@ -78,17 +81,7 @@ def finetuned(data: Path) -> Path:
 def with_exits(folder: Path, data: Path) -> Model:
     """The fine-tuned model with exits and thresholds that have learnt."""
     model = AutoModel.from_pretrained(folder)
-    processor = model.processor
-    assert processor is not None
-    learnt, _ = tasks.training(data)
-    texts = {json.dumps(sample.inputs, sort_keys=True): Sample(sample.inputs) for sample in learnt}
-    context = Context(
-        calibration=lambda: (processor([sample.inputs]) for sample in list(texts.values())[:64]),
-        teacher=model,
-        training=Dataset("GLUE, four tasks", lambda: iter(texts.values()), labelled=False),
-        checkpoint=WORK / "exits",
-        trained=lambda share, words: print(f"exits: {words}", flush=True) if share * 100 % 1 < 0.05 else None,
-    )
+    context = context_of(model, data, WORK / "exits")
     for step in (
         EarlyExit(seed=tasks.SEED),
         TokenPruning(after=AFTER),
@@ -96,6 +89,28 @@ def with_exits(folder: Path, data: Path) -> Model:
     ):
         model = step.apply(model, context).model
     return model
+
+
+def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
+    """What passes need that learn from a model, on all texts of the tasks without their labels."""
+    processor = model.processor
+    assert processor is not None
+    learnt, _ = tasks.training(data)
+    texts = {json.dumps(sample.inputs, sort_keys=True): Sample(sample.inputs) for sample in learnt}
+    last = [0.0]
+
+    def tell(share: float, words: str) -> None:
+        if time.monotonic() - last[0] > EVERY_S:
+            last[0] = time.monotonic()
+            print(f"{checkpoint.name}: {words}", flush=True)
+
+    return Context(
+        calibration=lambda: (processor([sample.inputs]) for sample in list(texts.values())[:64]),
+        teacher=model,
+        training=Dataset("GLUE, four tasks", lambda: iter(texts.values()), labelled=False),
+        checkpoint=checkpoint,
+        trained=tell,
+    )
 
 
 def rounded(model: Model) -> Model:
@@ -118,18 +133,27 @@ def _unpacked(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return packed.float() * scale[:, None]
 
 
-def gates(model: Model, data: Path) -> Gates:
-    """What the held-out rows allow, on the graph as it runs on a phone."""
+def held_out(model: Model, data: Path) -> Samples:
+    """The rows that gates are set on, by agreement with the whole model."""
     _, held = tasks.training(data)
     processor = model.processor
     assert processor is not None
+    return Samples.of((processor([sample.inputs]), None) for sample in held)
+
+
+def gates(model: Model, data: Path) -> Gates:
+    """What the held-out rows allow, on the graph as it runs on a phone."""
     graph: ir.Model = model.graph
     for step in (Fuse(), DynamicInt8()):
         graph = step.apply(graph, Context()).graph
-    samples = Samples.of((processor([sample.inputs]), None) for sample in held)
-    probe = max(samples.inputs, key=lambda batch: batch["input_ids"].size)
-    found, _ = ProgramOfExits(max_drop=MAX_DROP).settle(graph, Cuts.of(graph), samples, probe)
+    samples = held_out(model, data)
+    found, _ = ProgramOfExits(max_drop=MAX_DROP).settle(graph, Cuts.of(graph), samples, longest(samples))
     return found
+
+
+def longest(samples: Samples) -> Mapping[str, np.ndarray]:
+    """The one with the most tokens."""
+    return max(samples.inputs, key=lambda batch: batch["input_ids"].size)
 
 
 def write(model: Model, folder: Path, data: Path) -> None:
@@ -162,7 +186,7 @@ def _told() -> Callable[[Progress], None]:
     last = [0.0]
 
     def tell(progress: Progress) -> None:
-        if time.monotonic() - last[0] > 20:
+        if time.monotonic() - last[0] > EVERY_S:
             last[0] = time.monotonic()
             print(f"step {progress.step} of {progress.total}, loss {progress.loss:.3f}", flush=True)
 

@@ -58,11 +58,11 @@ class ProgramOfExits(ProgramPass):
             samples = Samples.of(islice(context.labelled(), self.samples))
             probe = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
             gates, segments = self.settle(graph, cuts, samples, probe)
-            return _draft(graph, cuts, gates, probe, segments)
+            return drafted(graph, cuts, gates, probe, segments)
         batch = next(iter(context.calibration()), None) if context.calibration is not None else None
         if batch is None or GATES not in graph.metadata_props:
             raise InputError("The gates of a program need data to be set on.", "Give --data.")
-        return _draft(graph, cuts, Gates.model_validate_json(graph.metadata_props[GATES]), batch)
+        return drafted(graph, cuts, Gates.model_validate_json(graph.metadata_props[GATES]), batch)
 
     def settle(
         self, graph: ir.Model, cuts: Cuts, samples: Samples, probe: Mapping[str, np.ndarray]
@@ -118,7 +118,7 @@ class Gates(BaseModel):
     notes: tuple[str, ...]
 
 
-def _draft(
+def drafted(
     graph: ir.Model,
     cuts: Cuts,
     gates: Gates,

@@ -21,6 +21,7 @@ from openglm.model.extra_outputs import plain
 from openglm.model.model import Model
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.sources import onnx_file
+from openglm.model.tensor import TensorSpec
 from openglm.passes.contract import Context, Draft
 from openglm.passes.recipe import Recipe, code, parse, split
 from openglm.runtimes import measure
@@ -168,7 +169,7 @@ def _judge(
                 ),
             )
         notes += draft.notes
-        path = _written(draft, bench, folder)
+        path = write_draft(draft, bench.outputs, folder)
     runner = open_file(path, threads=bench.setup.threads)
     size = sum(file.stat().st_size for file in model_files(path))
     samples = len(bench.labels)
@@ -224,12 +225,12 @@ def _judge(
     }
 
 
-def _written(draft: Draft, bench: Bench, folder: Path) -> Path:
-    """A program's segments, and the program beside them."""
+def write_draft(draft: Draft, outputs: tuple[TensorSpec, ...], folder: Path) -> Path:
+    """Write a program's segments, and beside them the program, whose path this is."""
     for segment in draft.program.segments:
         onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
     path = folder / PROGRAM_FILE
-    content = ProgramFile(program=draft.program, outputs=bench.outputs)
+    content = ProgramFile(program=draft.program, outputs=outputs)
     path.write_text(content.model_dump_json(), encoding="utf-8")
     return path
 
