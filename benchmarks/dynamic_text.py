@@ -58,7 +58,7 @@ LONG = 64
 """Tokens beyond which a row is long."""
 TIMED = 40
 """Rows of each task that a round runs, from all over its dev data."""
-STUDENTS = (5, 4, 3)
+STUDENTS = (4, 3)
 """Layers that static students keep."""
 TARGETS = (
     ("exits", "fp32", "all", 1.6, 0.5),
@@ -235,9 +235,9 @@ def _judged(
         labels = [least + (most - least) * row.target for row in rows]
         if task.classes is None:
             said = 1 / (1 + np.exp(said[:, :1] - said[:, 1:]))
-        figures[name] = mean(
-            scores(task, {"": said}, {"": labels if task.classes is None else [*map(int, labels)]})
-        )
+        else:
+            labels = [int(label) for label in labels]
+        figures[name] = mean(scores(task, {"": said}, {"": labels}))
     print(f"judged: {entrant.name}", flush=True)
     return figures, float(np.mean(work)) if work else None
 
@@ -266,17 +266,21 @@ def _targets(rows: dict[str, Row]) -> tuple[list[str], bool]:
         met = faster >= speed and lost <= points
         every &= met
         lines.append(
-            f"{'PASS' if met else 'MISS'}: {name}: at least {speed:g}x {beside} on {kind} rows at no more than "
-            f"{points:g} points less on average: {faster:.2f}x, {lost:+.2f} points"
+            f"{_word(met)}: {name}: at least {speed:g}x {beside} on {kind} rows at no more than {points:g} "
+            f"points less on average: {faster:.2f}x, {lost:+.2f} points"
         )
         student = _student_of_speed(rows, row, kind)
         ahead = row.average - student
         every &= ahead > 0
         lines.append(
-            f"{'PASS' if ahead > 0 else 'MISS'}: {name}: ahead of a static student of its speed, whose average "
-            f"would be {student:.2f}: {ahead:+.2f} points"
+            f"{_word(ahead > 0)}: {name}: ahead of a static student of its speed, whose average would be "
+            f"{student:.2f}: {ahead:+.2f} points"
         )
     return lines, every
+
+
+def _word(met: bool) -> str:
+    return "PASS" if met else "MISS"
 
 
 def _student_of_speed(rows: dict[str, Row], dynamic: Row, kind: str) -> float:
