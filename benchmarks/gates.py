@@ -27,15 +27,15 @@ import tables
 from openglm import AutoModel
 from openglm.bundle.manifest import Program
 from openglm.data.text import calibration_text
-from openglm.dynamic.confidence import Confidence
-from openglm.dynamic.entropy import Entropy
-from openglm.dynamic.gate import GateConfig, State, parse
-from openglm.dynamic.learned import Learned
-from openglm.dynamic.length import Length
-from openglm.dynamic.patience import Patience
+from openglm.dynamic.gates.confidence import Confidence
+from openglm.dynamic.gates.entropy import Entropy
+from openglm.dynamic.gates.gate import GateConfig, State, parse
+from openglm.dynamic.gates.learned import Learned
+from openglm.dynamic.gates.length import Length
+from openglm.dynamic.gates.patience import Patience
+from openglm.dynamic.gates.size import Size
+from openglm.dynamic.gates.wake import Wake
 from openglm.dynamic.program import open_program
-from openglm.dynamic.size import Size
-from openglm.dynamic.wake import Wake
 from openglm.model.extra_outputs import plain
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openglm.bundle.manifest import Gate
-from openglm.dynamic import wake
-from openglm.dynamic.confidence import Confidence
-from openglm.dynamic.entropy import Entropy
-from openglm.dynamic.gate import GO_ON, LEAVE, kinds, parse, probabilities
-from openglm.dynamic.learned import features, learn
-from openglm.dynamic.length import Length
-from openglm.dynamic.patience import Patience
-from openglm.dynamic.size import Size
-from openglm.dynamic.tokens import Tokens
+from openglm.dynamic.gates import wake
+from openglm.dynamic.gates.confidence import Confidence
+from openglm.dynamic.gates.entropy import Entropy
+from openglm.dynamic.gates.gate import GO_ON, LEAVE, kinds, parse, probabilities
+from openglm.dynamic.gates.learned import features, learn
+from openglm.dynamic.gates.length import Length
+from openglm.dynamic.gates.patience import Patience
+from openglm.dynamic.gates.size import Size
+from openglm.dynamic.gates.tokens import Tokens
 from openglm.errors import InputError
 
 LOGITS = arrays(

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from openglm.dynamic.cutting import GATES
-from openglm.dynamic.gate import State, parse
+from openglm.dynamic.gates.gate import State, parse
 from openglm.dynamic.program import ProgramRunner, open_program
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError

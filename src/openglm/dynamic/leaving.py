@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from openglm.dynamic.calibration import Calibrated, calibrate
-from openglm.dynamic.confidence import Confidence
-from openglm.dynamic.entropy import Entropy
-from openglm.dynamic.gate import AnswerGate, finite
-from openglm.dynamic.learned import learn
-from openglm.dynamic.patience import Patience
+from openglm.dynamic.gates.confidence import Confidence
+from openglm.dynamic.gates.entropy import Entropy
+from openglm.dynamic.gates.gate import AnswerGate, finite
+from openglm.dynamic.gates.learned import learn
+from openglm.dynamic.gates.patience import Patience
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 

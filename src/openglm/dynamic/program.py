@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from openglm.bundle.manifest import Program, Segment
-from openglm.dynamic.gate import AnswerGate, GateConfig, State, finite, parse
+from openglm.dynamic.gates.gate import AnswerGate, GateConfig, State, finite, parse
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
 from openglm.runtimes.onnxruntime import NAME, Runner

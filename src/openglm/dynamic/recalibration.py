@@ -10,12 +10,12 @@ import numpy as np
 
 from openglm.bundle.manifest import Gate, Program, Segment
 from openglm.dynamic.chain import Chain, dropped
-from openglm.dynamic.gate import AnswerGate, GateConfig, parse
+from openglm.dynamic.gates.gate import AnswerGate, GateConfig, parse
+from openglm.dynamic.gates.tokens import Tokens
+from openglm.dynamic.gates.wake import Wake, wanted_rows
 from openglm.dynamic.leaving import Kind, settle
 from openglm.dynamic.program import ProgramRunner, Runs
 from openglm.dynamic.samples import Samples
-from openglm.dynamic.tokens import Tokens
-from openglm.dynamic.wake import Wake, wanted_rows
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
 

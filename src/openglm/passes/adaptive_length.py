@@ -12,7 +12,7 @@ import onnx_ir as ir
 from pydantic import Field, field_validator
 
 from openglm.bundle.manifest import Gate, Program, Segment
-from openglm.dynamic.length import Length
+from openglm.dynamic.gates.length import Length
 from openglm.errors import InputError
 from openglm.model.tensor import specs
 from openglm.passes.contract import Context, Draft, ProgramPass

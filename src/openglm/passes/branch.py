@@ -15,10 +15,10 @@ from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program
 from openglm.dynamic.calibration import CERTAINTY, calibrate
-from openglm.dynamic.gate import GateConfig
-from openglm.dynamic.length import Length
+from openglm.dynamic.gates.gate import GateConfig
+from openglm.dynamic.gates.length import Length
+from openglm.dynamic.gates.size import Size
 from openglm.dynamic.samples import Samples
-from openglm.dynamic.size import Size
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel

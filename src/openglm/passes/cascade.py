@@ -15,10 +15,10 @@ from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program
 from openglm.dynamic.calibration import CERTAINTY
-from openglm.dynamic.gate import AnswerGate
+from openglm.dynamic.gates.gate import AnswerGate
+from openglm.dynamic.gates.wake import Wake, wanted_rows
 from openglm.dynamic.leaving import settle
 from openglm.dynamic.samples import Samples
-from openglm.dynamic.wake import Wake, wanted_rows
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel

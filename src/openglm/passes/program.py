@@ -18,7 +18,7 @@ from openglm.bundle.manifest import Gate, Program, Segment
 from openglm.dynamic.calibration import CERTAINTY
 from openglm.dynamic.chain import dropped
 from openglm.dynamic.cutting import GATES, Piece
-from openglm.dynamic.gate import GateConfig, parse
+from openglm.dynamic.gates.gate import GateConfig, parse
 from openglm.dynamic.leaving import Kind, settle
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from openglm.dynamic.chain import Chain
 from openglm.dynamic.cutting import EXIT, IMPORTANCE, STATES, THRESHOLDS, cut
-from openglm.dynamic.tokens import Tokens
+from openglm.dynamic.gates.tokens import Tokens
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
 from openglm.runtimes.onnxruntime import Runner

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import GateConfig, Passed, State
+from openglm.dynamic.gates.gate import GateConfig, Passed, State
 
 
 class Tokens(GateConfig):

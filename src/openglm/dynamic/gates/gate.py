@@ -89,7 +89,7 @@ class AnswerGate(GateConfig):
 
 def kinds() -> dict[str, type[GateConfig]]:
     """Every gate by its kind."""
-    import openglm.dynamic as here
+    import openglm.dynamic.gates as here
 
     for module in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
         import_module(module.name)

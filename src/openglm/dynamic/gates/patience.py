@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import AnswerGate, State, finite, where_sure
+from openglm.dynamic.gates.gate import AnswerGate, State, finite, where_sure
 
 _ANSWER, _RUN = "patience/answer", "patience/run"
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from openglm.dynamic.gate import GateConfig, Passed, State
+from openglm.dynamic.gates.gate import GateConfig, Passed, State
 
 
 class Length(GateConfig):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import GateConfig, State
+from openglm.dynamic.gates.gate import GateConfig, State
 
 
 class Size(GateConfig):

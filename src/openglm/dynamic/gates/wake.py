@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
+from openglm.dynamic.gates.gate import AnswerGate, State, probabilities, where_sure
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 

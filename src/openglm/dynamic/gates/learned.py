@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from openglm.dynamic.confidence import Confidence
-from openglm.dynamic.entropy import Entropy
-from openglm.dynamic.gate import AnswerGate, State, probabilities, where_sure
+from openglm.dynamic.gates.confidence import Confidence
+from openglm.dynamic.gates.entropy import Entropy
+from openglm.dynamic.gates.gate import AnswerGate, State, probabilities, where_sure
 
 FEATURES = 3
 RIDGE = 1e-2

@@ -1,0 +1,1 @@
+"""Gates: a kind a file, and in `gate` what they have in common."""
