@@ -52,7 +52,7 @@ from openglm.runtimes.onnxruntime import Runner
 from openglm.search.trial import write_draft
 
 FOLDER = make.WORK / "dynamic"
-DROP = 0.005
+DROP = make.MAX_DROP
 """What gates may cost, of agreement with the whole model."""
 LONG = 64
 """Tokens beyond which a row is long."""

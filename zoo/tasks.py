@@ -66,7 +66,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def training(data: Path) -> tuple[Dataset, Dataset]:
-    """What is trained on, with labels 0 and 1; and what is held out, without."""
+    """What is trained on, and what is held out, with labels 0 and 1."""
     draws = random.Random(SEED)
     learnt: list[Sample] = []
     held: list[Sample] = []
@@ -76,10 +76,10 @@ def training(data: Path) -> tuple[Dataset, Dataset]:
             whole, part = divmod(row.target * times, 1)
             ones = int(whole) + (draws.random() < part)
             learnt += [Sample(row.inputs, int(place < ones)) for place in range(times)]
-        held += [Sample(row.inputs, None) for row in out]
+        held += [Sample(row.inputs, int(row.target >= 0.5)) for row in out]
     draws.shuffle(learnt)
     draws.shuffle(held)
-    return _dataset("GLUE, four tasks", learnt, labelled=True), _dataset("held out", held, labelled=False)
+    return _dataset("GLUE, four tasks", learnt), _dataset("held out", held)
 
 
 def judging(data: Path) -> dict[str, Dataset]:
@@ -88,12 +88,12 @@ def judging(data: Path) -> dict[str, Dataset]:
     for task in TIMES:
         if TASKS[task].classes is not None:
             samples = [Sample(row.inputs, int(row.target)) for row in split(data, task)[1]]
-            found[task] = _dataset(f"{task}, held out", samples, labelled=True)
+            found[task] = _dataset(f"{task}, held out", samples)
     return found
 
 
-def _dataset(name: str, samples: list[Sample], *, labelled: bool) -> Dataset:
+def _dataset(name: str, samples: list[Sample]) -> Dataset:
     def read_all() -> Iterator[Sample]:
         return iter(samples)
 
-    return Dataset(name, read_all, labelled=labelled)
+    return Dataset(name, read_all, labelled=True)

@@ -1,8 +1,10 @@
 """Thresholds of exits, set on data so that what leaves early costs no more than was allowed.
 
-One half of the rows proposes sets of thresholds, from strict to lax; the other half tests them in that
-order and stops at the first that fails (Learn then Test, with fixed sequence testing: Angelopoulos et
-al. 2021). A set passes where the data bet successfully against its mean loss being above what is
+One half of the rows proposes sets of thresholds, with few exits or many, strict or lax, in the order of
+the risk that it sees in them; the other half tests them in that order and stops at the first that fails
+(Learn then Test, with fixed sequence testing: Angelopoulos et al. 2021; ordered by one half as in Pareto
+testing: Laufer-Goldshtein et al. 2023). Of those that pass, the one with the least work is taken. A set
+passes where the data bet successfully against its mean loss being above what is
 allowed (Waudby-Smith and Ramdas 2023), so that the claim holds with the stated certainty whatever the
 distribution is, as long as later inputs come from the same one.
 """
@@ -48,29 +50,46 @@ def leaving(scores: np.ndarray, thresholds: tuple[float | None, ...]) -> np.ndar
 def calibrate(
     scores: np.ndarray, losses: np.ndarray, work: np.ndarray, max_drop: float, certainty: float
 ) -> Calibrated:
-    """The laxest thresholds that pass.
+    """The thresholds with the least work of those that pass.
 
     `scores` is (exits, rows), higher where an exit is surer; `losses` (exits + 1, rows), from 0 to 1,
     the end's last; `work` (exits + 1,) the share of the whole model's work that leaving there takes.
     The mean loss beyond the end's is at most `max_drop`, with `certainty`, from 0 to 1.
     """
-    proposing, deciding = slice(0, None, 2), slice(1, None, 2)
+    half, deciding = slice(0, None, 2), slice(1, None, 2)
     excess = losses - losses[-1]
     rows = np.arange(losses.shape[1])[deciding]
     found: tuple[float | None, ...] = (None,) * len(scores)
-    for lax in LAX:
-        tried = tuple(
-            _threshold(score, lost, lax * max_drop)
-            for score, lost in zip(scores[:, proposing], excess[:-1, proposing], strict=True)
-        )
+    least = float(work[-1])
+    for tried in _proposed(scores[:, half], excess[:, half], max_drop):
         place = leaving(scores[:, rows], tried)
         if not proven(excess[place, rows], max_drop, certainty):
             break
-        found = tried
+        if (mean := float(work[place].mean()) if rows.size else least) < least:
+            found, least = tried, mean
     if not rows.size:
         return Calibrated(found, 0.0, 1.0, 0)
     place = leaving(scores[:, rows], found)
     return Calibrated(found, float(excess[place, rows].mean()), float(work[place].mean()), len(rows))
+
+
+def _proposed(scores: np.ndarray, excess: np.ndarray, max_drop: float) -> list[tuple[float | None, ...]]:
+    """Sets of thresholds, the least risky first: from each exit on, and with each share of what is allowed.
+
+    A set's risk is the mean of what it loses and twice that mean's standard error.
+    """
+    risks: dict[tuple[float | None, ...], float] = {}
+    rows = np.arange(scores.shape[1])
+    for lax in LAX:
+        each = [
+            _threshold(score, lost, lax * max_drop) for score, lost in zip(scores, excess[:-1], strict=True)
+        ]
+        for first in range(len(each)):
+            tried = (*[None] * first, *each[first:])
+            if any(least is not None for least in tried):
+                lost = excess[leaving(scores, tried), rows]
+                risks[tried] = float(lost.mean() + 2 * lost.std() / max(len(rows), 1) ** 0.5)
+    return sorted(risks, key=lambda tried: risks[tried])
 
 
 def _threshold(scores: np.ndarray, excess: np.ndarray, allowed: float) -> float | None:
