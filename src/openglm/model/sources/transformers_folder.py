@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,11 +38,8 @@ def matches(source: str) -> bool:
     return (Path(source) / "config.json").is_file()
 
 
-def load(source: str, weights: Callable[[], Mapping[str, Any]] | None = None) -> Model:
-    """The model of a transformers folder; raises `InputError` for a folder that is not whole.
-
-    `weights` gives its tensors by name, where the folder holds them in another form.
-    """
+def load(source: str) -> Model:
+    """The model of a transformers folder; raises `InputError` for a folder that is not whole."""
     folder = Path(source)
     config = _read_json(folder / "config.json")
     if not list(folder.glob("*.safetensors")):
@@ -65,13 +62,13 @@ def load(source: str, weights: Callable[[], Mapping[str, Any]] | None = None) ->
         return _export(module, task)
 
     def module() -> Any:
-        return _module(folder, architecture, task, pooling, weights)
+        return _module(folder, architecture, task, pooling)
 
     return Model(
         name=folder.resolve().name.lower(),
         source=source,
         task=task,
-        export=lambda: cached(folder, lambda: graph_of(module())),
+        export=lambda: _cached(folder, lambda: graph_of(module())),
         processor=_processor(folder, task, config),
         trainable=Trainable(module, graph_of),
         config=config,
@@ -140,8 +137,7 @@ def _text_inputs(config: Mapping[str, Any], task: str) -> tuple[str, ...]:
     return TEXT_INPUTS if takes_types else TEXT_INPUTS[:2]
 
 
-def cached(folder: Path, make: Callable[[], ir.Model]) -> ir.Model:
-    """The graph that `make` makes of a folder's model, kept in the user's cache under a hash of its files."""
+def _cached(folder: Path, make: Any) -> ir.Model:
     from platformdirs import user_cache_path
 
     digest = hashlib.sha256(f"{EXPORT_REVISION} {_versions()}".encode())
@@ -154,7 +150,7 @@ def cached(folder: Path, make: Callable[[], ir.Model]) -> ir.Model:
             return onnx_file.read(path)
         except InputError:
             pass  # broken: it is made again and replaced
-    graph = make()
+    graph: ir.Model = make()
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,13 +177,7 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def _module(
-    folder: Path,
-    architecture: str,
-    task: str,
-    pooling: dict[str, Any] | None,
-    weights: Callable[[], Mapping[str, Any]] | None,
-) -> Any:
+def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> Any:
     """The folder's model with one tensor as its output, as a graph has it."""
     from openglm.model.sources.module import require_torch
 
@@ -202,11 +192,7 @@ def _module(
             f"transformers {transformers.__version__} does not know the architecture '{architecture}'.",
             "Code that comes with a model is never run; use a model of a known architecture.",
         )
-    if weights is None:
-        module, loaded = from_pretrained(maker, folder)
-    else:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        module, loaded = from_pretrained(maker, None, config=config, state_dict=dict(weights()))
+    module, loaded = from_pretrained(maker, folder)
     # transformers fills these with random numbers; a pooler's output is not used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler." not in key):
         raise InputError(
@@ -220,9 +206,8 @@ def _module(
     return _encoder(torch, module, pooling, field, task).eval()
 
 
-def from_pretrained(maker: Any, folder: Path | None, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """What a class of transformers makes of a folder's own files, or of a `config` and a `state_dict`, in
-    float32, and which weights were missing.
+def from_pretrained(maker: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """What a class of transformers makes of a folder's own files, in float32, and which weights were missing.
 
     Raises `InputError` where it cannot.
     """
