@@ -36,6 +36,8 @@ def trial(
         ([trial("a", 2.0, 10), trial("b", 1.95, 5), trial("c", 1.8, 1)], "b"),
         # Equally fast and equally small: what loses least.
         ([trial("a", 2.0, 1000, quality=0.8), trial("b", 1.95, 1010, quality=0.9)], "b"),
+        # And where both lose the same, the one that the other does not beat.
+        ([trial("a", 1.95, 1010), trial("b", 2.0, 1000), trial("c", 2.0, 1005)], "b"),
         # Nothing fits: the least violation, and of those about equal, the fastest.
         ([trial("a", 9.0, 1, False, over=3), trial("b", 1.0, 9, False, over=2)], "b"),
         ([trial("a", 1.0, 9, False, over=2), trial("b", 3.0, 9, False, over=2.05)], "b"),

@@ -188,9 +188,16 @@ def test_interrupted_anywhere(tmp_path_factory: Any, calls: list[int], every: fl
     assert same(run(), trained(plan, **({"evaluate": score} if evaluated else {}))[0])
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path: Path) -> None:
+@pytest.fixture
+def handler() -> Iterator[Any]:
+    """Python's own answer to Ctrl-C, whatever a library that other tests ran has put in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step(handler: Any, tmp_path: Path) -> None:
     assert threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
     reached = []
 
     def pressed(module: Any, batch: Batch) -> Any:

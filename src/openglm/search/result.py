@@ -118,7 +118,7 @@ def choose(trials: Sequence[Trial]) -> Trial:
 
     Those that fit the budget come before those that do not, or, where none does, those that miss it
     least. Among these the fastest, of those equally fast the smallest, and of those equally small
-    the one that loses least.
+    the one that loses least; of those that lose as little, the fastest again, so that no other beats it.
     """
     accepted = [trial for trial in trials if trial.available]
     pool = [trial for trial in accepted if trial.candidate.fits]
@@ -129,7 +129,11 @@ def choose(trials: Sequence[Trial]) -> Trial:
     pool = [trial for trial in pool if (trial.candidate.speedup or 0.0) * SAME_SPEED >= fastest]
     smallest = min(trial.candidate.size_bytes or 0 for trial in pool)
     pool = [trial for trial in pool if (trial.candidate.size_bytes or 0) <= smallest * SAME_SIZE]
-    return min(pool, key=_loss)
+
+    def rank(trial: Trial) -> tuple[float, float, int]:
+        return _loss(trial), -(trial.candidate.speedup or 0.0), trial.candidate.size_bytes or 0
+
+    return min(pool, key=rank)
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
