@@ -10,11 +10,9 @@ packages are found through the entry point group "openglm.passes".
 
 from __future__ import annotations
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +25,7 @@ from openglm.bundle.manifest import Program
 from openglm.data.dataset import Dataset
 from openglm.errors import InputError, nearest
 from openglm.model.model import Model
+from openglm.registry import registered
 
 
 @dataclass(frozen=True)
@@ -130,18 +129,9 @@ def schemes() -> dict[str, type[PassConfig]]:
     """Every pass by its scheme, those of installed plug-ins included."""
     import openglm.passes as here
 
-    for module in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
-        import_module(module.name)
     for point in entry_points(group="openglm.passes"):
         point.load()
-    return {config.scheme: config for config in _defined(PassConfig)}
-
-
-def _defined(base: type[PassConfig]) -> Iterable[type[PassConfig]]:
-    for config in base.__subclasses__():
-        if hasattr(config, "scheme"):
-            yield config
-        yield from _defined(config)
+    return registered(here, PassConfig, "scheme")
 
 
 def parse_step(step: Mapping[str, Any]) -> PassConfig:

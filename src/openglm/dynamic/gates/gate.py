@@ -6,10 +6,7 @@ Gates need numpy alone, and decide by nothing but the arrays they are given.
 
 from __future__ import annotations
 
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from importlib import import_module
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -17,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from openglm.bundle.manifest import Gate
 from openglm.errors import InputError, nearest
+from openglm.registry import registered
 
 State = dict[str, np.ndarray]
 """Arrays by name, the first axis of each the rows."""
@@ -91,16 +89,7 @@ def kinds() -> dict[str, type[GateConfig]]:
     """Every gate by its kind."""
     import openglm.dynamic.gates as here
 
-    for module in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
-        import_module(module.name)
-    return {config.kind: config for config in _defined(GateConfig)}  # type: ignore[type-abstract]
-
-
-def _defined(base: type[GateConfig]) -> Iterable[type[GateConfig]]:
-    for config in base.__subclasses__():
-        if hasattr(config, "kind"):
-            yield config
-        yield from _defined(config)
+    return registered(here, GateConfig, "kind")  # type: ignore[type-abstract]
 
 
 def parse(gate: Gate) -> GateConfig:
