@@ -10,12 +10,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from openglm.dynamic.program import ProgramRunner, open_program
+from openglm.dynamic.program import ProgramRunner, open_file
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs
 from openglm.passes.branch import Branch
 from openglm.passes.contract import Context, Draft
+from openglm.search.trial import write_draft
 
 Build = Callable[..., ir.Model]
 PICTURES = """g (float[n,3,h,w] pixels) => (float[n,3] logits) {{
@@ -49,9 +50,9 @@ def pictures(build: Build, tmp_path: Path) -> tuple[Path, ir.Model]:
 def opened(draft: Draft, large: ir.Model, folder: Path) -> ProgramRunner:
     folder = folder / "program"
     folder.mkdir()
-    for segment in draft.program.segments:
-        onnx_file.write(draft.graphs[segment.name], folder / segment.models["onnxruntime"])
-    return open_program(draft.program, specs(large.graph.outputs), folder, threads=1)
+    runner = open_file(write_draft(draft, specs(large.graph.outputs), folder), threads=1)
+    assert isinstance(runner, ProgramRunner)
+    return runner
 
 
 def many(rng: np.random.Generator, count: int) -> list[np.ndarray]:

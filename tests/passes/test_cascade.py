@@ -10,12 +10,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from openglm.dynamic.program import ProgramRunner, open_program
+from openglm.dynamic.program import ProgramRunner, open_file
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs
 from openglm.passes.cascade import Cascade
 from openglm.passes.contract import Context, Draft
+from openglm.search.trial import write_draft
 
 Build = Callable[..., ir.Model]
 CLASSES, WIDTH, COUNT = 3, 8, 800
@@ -54,9 +55,9 @@ def labelled(inputs: np.ndarray, labels: Any = None) -> Context:
 def opened(draft: Draft, large: ir.Model, folder: Path) -> ProgramRunner:
     folder = folder / "program"
     folder.mkdir()
-    for segment in draft.program.segments:
-        onnx_file.write(draft.graphs[segment.name], folder / segment.models["onnxruntime"])
-    return open_program(draft.program, specs(large.graph.outputs), folder, threads=1)
+    runner = open_file(write_draft(draft, specs(large.graph.outputs), folder), threads=1)
+    assert isinstance(runner, ProgramRunner)
+    return runner
 
 
 def test_where_the_small_one_is_sure(

@@ -14,44 +14,32 @@ import onnx_ir as ir
 from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program
-from openglm.dynamic.calibration import CERTAINTY, calibrate
+from openglm.dynamic.calibration import calibrate
 from openglm.dynamic.gates.gate import GateConfig
 from openglm.dynamic.gates.length import Length
 from openglm.dynamic.gates.size import Size
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
-from openglm.model.analysis.statistics import analyse
-from openglm.model.auto import AutoModel
 from openglm.model.tensor import specs
-from openglm.passes.contract import Context, Draft, ProgramPass
-from openglm.passes.structure.pair import LARGE, SMALL, alike, segment
-from openglm.passes.structure.segments import TOKENS, answers_of
+from openglm.passes.contract import Context, Draft
+from openglm.passes.structure.pair import LARGE, SMALL, Beside, Pair
+from openglm.passes.structure.segments import TOKENS
 
 SIDES = (2, 3)
 """Height and width of pictures (rows, channels, height, width)."""
 
 
-class Branch(ProgramPass):
+class Branch(Beside):
     """Put a small model beside this one; both take the same inputs and answer with the same classes.
 
     Raises `InputError` where they do not, and for a model whose inputs have one size only.
     """
 
     scheme: ClassVar[str] = "branch"
-    needs_calibration: ClassVar[bool] = True
 
-    small: str
-    """The small model, as `AutoModel` reads it."""
     limit: int | None = Field(default=None, ge=1)
     """The longer side of pictures, in pixels, or the number of tokens, up to which the small model
     answers. If not given, the most at which that costs no more than `max_drop`."""
-    max_drop: float = Field(default=0.005, ge=0, le=1)
-    """Without `limit`: what the small model's answers may cost in the mean, of accuracy, or, where there
-    are no labels, of agreement with the large model."""
-    certainty: float = Field(default=CERTAINTY, gt=0, lt=1)
-    """With which they cost no more on inputs of the same kind."""
-    samples: int = Field(default=2000, ge=2)
-    """Of the data, at most."""
 
     @property
     def code(self) -> str:
@@ -59,22 +47,19 @@ class Branch(ProgramPass):
 
     def apply(self, graph: ir.Model, context: Context) -> Draft:
         measured = _measured(graph)
-        small = AutoModel.from_pretrained(self.small).graph.clone()
-        answer = alike(small, graph)
-        work = analyse(small).macs / max(analyse(graph).macs, 1)
-        outputs = (specs(graph.graph.outputs)[0],)
+        pair = self.pair(graph)
         limit, note = self.limit, f"The small model answers up to {self.limit} {_unit(measured)}."
         if limit is None:
-            limit, note = self._allowed(small, graph, answer, measured, work, context)
+            limit, note = self._allowed(pair, measured, context)
         if limit is None:
-            return Draft(Program(segments=(segment(LARGE, 1.0, outputs),)), {LARGE: graph}, (note,))
+            return pair.alone(note)
         gate: GateConfig = (
             Length(mask=TOKENS, buckets=(limit,))
             if measured == TOKENS
             else Size(input=measured, axes=SIDES, limit=limit)
         )
         program = Program(
-            segments=(segment(SMALL, round(work, 6), outputs), segment(LARGE, 1.0, outputs)),
+            segments=pair.segments(),
             gates=(
                 Gate(
                     name="branch",
@@ -85,22 +70,20 @@ class Branch(ProgramPass):
             ),
             start="branch",
         )
-        return Draft(program, {SMALL: small, LARGE: graph}, (note,))
+        return pair.draft(program, note)
 
-    def _allowed(
-        self, small: ir.Model, graph: ir.Model, answer: str, measured: str, work: float, context: Context
-    ) -> tuple[int | None, str]:
+    def _allowed(self, pair: Pair, measured: str, context: Context) -> tuple[int | None, str]:
         if context.labelled is None:
             raise InputError(
                 "Without a limit, a branch needs data to find one on.", "Give --data, or the limit."
             )
         samples = Samples.of(islice(context.labelled(), self.samples))
         sizes = np.concatenate([_sizes(batch[measured], measured) for batch in samples.inputs])
-        answers = np.stack([answers_of(model, answer, samples.inputs) for model in (small, graph)])
+        answers = pair.answers(samples)
         found = calibrate(
             -sizes[None].astype(np.float64),
             samples.losses(answers, answers[1]),
-            np.array([work, 1.0]),
+            np.array([pair.work, 1.0]),
             self.max_drop,
             self.certainty,
         )

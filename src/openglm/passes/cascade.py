@@ -14,43 +14,28 @@ import onnx_ir as ir
 from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program
-from openglm.dynamic.calibration import CERTAINTY
 from openglm.dynamic.gates.gate import AnswerGate
 from openglm.dynamic.gates.wake import Wake, wanted_rows
 from openglm.dynamic.leaving import settle
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
-from openglm.model.analysis.statistics import analyse
-from openglm.model.auto import AutoModel
-from openglm.model.tensor import specs
-from openglm.passes.contract import Context, Draft, ProgramPass
-from openglm.passes.structure.pair import LARGE, SMALL, alike, segment
-from openglm.passes.structure.segments import answers_of
+from openglm.passes.contract import Context, Draft
+from openglm.passes.structure.pair import LARGE, Beside, Pair
 
 
-class Cascade(ProgramPass):
+class Cascade(Beside):
     """Put a small model before this one; both take the same inputs and answer with the same classes.
 
     Raises `InputError` where they do not, or without data to set the threshold on.
     """
 
     scheme: ClassVar[str] = "cascade"
-    needs_calibration: ClassVar[bool] = True
 
-    small: str
-    """The small model, as `AutoModel` reads it."""
     wake: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     """The classes that the large model is for: it runs where the small one thinks one of them likely
     enough. If not given, it runs where the small one is not sure of its answer."""
     false_rejects: float = Field(default=0.01, ge=0, lt=1)
     """With `wake`: the share of the samples of those classes that may be missed."""
-    max_drop: float = Field(default=0.005, ge=0, le=1)
-    """Without `wake`: what the small model's answers may cost in the mean, of accuracy, or, where there
-    are no labels, of agreement with the large model."""
-    certainty: float = Field(default=CERTAINTY, gt=0, lt=1)
-    """With which they cost no more on inputs of the same kind."""
-    samples: int = Field(default=2000, ge=2)
-    """Of the data, at most."""
 
     @property
     def code(self) -> str:
@@ -59,30 +44,25 @@ class Cascade(ProgramPass):
     def apply(self, graph: ir.Model, context: Context) -> Draft:
         if context.labelled is None:
             raise InputError("A cascade needs data to set its threshold on.", "Give --data.")
-        small = AutoModel.from_pretrained(self.small).graph.clone()
-        answer = alike(small, graph)
+        pair = self.pair(graph)
         samples = Samples.of(islice(context.labelled(), self.samples))
-        answers = np.stack([answers_of(model, answer, samples.inputs) for model in (small, graph)])
-        work = analyse(small).macs / max(analyse(graph).macs, 1)
+        answers = pair.answers(samples)
         if self.wake is None:
-            gate, note = self._where_sure(answers, samples, answer, work)
+            gate, note = self._where_sure(answers, samples, pair)
         else:
-            gate, note = self._where_wanted(answers[0], samples, answer)
-        outputs = (specs(graph.graph.outputs)[0],)
+            gate, note = self._where_wanted(answers[0], samples, pair.answer)
         if gate is None:
-            return Draft(Program(segments=(segment(LARGE, 1.0, outputs),)), {LARGE: graph}, (note,))
+            return pair.alone(note)
         settings = gate.model_dump(mode="json")
         program = Program(
-            segments=(segment(SMALL, round(work, 6), outputs, "gate"), segment(LARGE, 1.0, outputs)),
+            segments=pair.segments("gate"),
             gates=(Gate(name="gate", kind=gate.kind, settings=settings, routes=(None, LARGE)),),
         )
-        return Draft(program, {SMALL: small, LARGE: graph}, (note,))
+        return pair.draft(program, note)
 
-    def _where_sure(
-        self, answers: np.ndarray, samples: Samples, answer: str, work: float
-    ) -> tuple[AnswerGate | None, str]:
-        shares = np.array([work, 1 + work])
-        settled = settle("confidence", answers, answer, samples, shares, self.max_drop, self.certainty)
+    def _where_sure(self, answers: np.ndarray, samples: Samples, pair: Pair) -> tuple[AnswerGate | None, str]:
+        shares = np.array([pair.work, 1 + pair.work])
+        settled = settle("confidence", answers, pair.answer, samples, shares, self.max_drop, self.certainty)
         (gate,) = settled.gates
         if gate is None:
             reason = samples.unproven(settled.found, self.max_drop, self.certainty)

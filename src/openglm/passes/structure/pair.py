@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from typing import ClassVar, NamedTuple
 
-from openglm.bundle.manifest import Segment
+import numpy as np
+import onnx_ir as ir
+from pydantic import Field
+
+from openglm.bundle.manifest import Program, Segment
+from openglm.dynamic.calibration import CERTAINTY
+from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
-from openglm.model.tensor import TensorSpec, specs
+from openglm.model.analysis.statistics import analyse
+from openglm.model.auto import AutoModel
+from openglm.model.tensor import specs
+from openglm.passes.contract import Draft, ProgramPass
+from openglm.passes.structure.segments import answers_of
 from openglm.runtimes.onnxruntime import NAME
 
 SMALL, LARGE = "small", "large"
 
 
-def segment(name: str, work: float, outputs: tuple[TensorSpec, ...], following: str | None = None) -> Segment:
-    """One of the two as a segment of a program, in a file of its name."""
-    return Segment(name=name, models={NAME: f"{name}.onnx"}, outputs=outputs, work=work, next=following)
+class Beside(ProgramPass):
+    """A pass that puts a small model beside this one."""
+
+    needs_calibration: ClassVar[bool] = True
+
+    small: str
+    """The small model, as `AutoModel` reads it."""
+    max_drop: float = Field(default=0.005, ge=0, le=1)
+    """What the small model's answers may cost in the mean, where that decides: of accuracy, or, where there
+    are no labels, of agreement with the large model."""
+    certainty: float = Field(default=CERTAINTY, gt=0, lt=1)
+    """With which they cost no more on inputs of the same kind."""
+    samples: int = Field(default=2000, ge=2)
+    """Of the data, at most."""
+
+    def pair(self, large: ir.Model) -> Pair:
+        """Both models; raises `InputError` where they do not take and give the same."""
+        small = AutoModel.from_pretrained(self.small).graph.clone()
+        answer = _alike(small, large)
+        return Pair(small, large, answer, analyse(small).macs / max(analyse(large).macs, 1))
 
 
-def alike(small: ir.Model, large: ir.Model) -> str:
+class Pair(NamedTuple):
+    """Both models."""
+
+    small: ir.Model
+    large: ir.Model
+    answer: str
+    """The output's name."""
+    work: float
+    """The small one's multiply-accumulates as a share of the large one's."""
+
+    def answers(self, samples: Samples) -> np.ndarray:
+        """What the small one and the large one say, (2, rows, classes)."""
+        models = (self.small, self.large)
+        return np.stack([answers_of(model, self.answer, samples.inputs) for model in models])
+
+    def segments(self, following: str | None = None) -> tuple[Segment, ...]:
+        """Both as segments; `following` runs after the small one."""
+        outputs = (specs(self.large.graph.outputs)[0],)
+        return tuple(
+            Segment(name=name, models={NAME: f"{name}.onnx"}, outputs=outputs, work=work, next=then)
+            for name, work, then in ((SMALL, round(self.work, 6), following), (LARGE, 1.0, None))
+        )
+
+    def draft(self, program: Program, note: str) -> Draft:
+        """A program of both."""
+        return Draft(program, {SMALL: self.small, LARGE: self.large}, (note,))
+
+    def alone(self, note: str) -> Draft:
+        """The large one, where the small one may answer nothing."""
+        return Draft(Program(segments=self.segments()[1:]), {LARGE: self.large}, (note,))
+
+
+def _alike(small: ir.Model, large: ir.Model) -> str:
     """The answer's name, which the small model's is given; raises `InputError` where the two differ."""
     taken = {spec.name: spec.dtype for spec in specs(large.graph.inputs)}
     if (ours := {spec.name: spec.dtype for spec in specs(small.graph.inputs)}) != taken:
