@@ -107,7 +107,7 @@ def _figures(manifest: Manifest) -> None:
 
 def _ways(manifest: Manifest) -> None:
     from openglm.report.units import percent
-    from openglm.report.ways import says
+    from openglm.report.ways import again, says
 
     if not manifest.program.gates:
         return
@@ -118,13 +118,8 @@ def _ways(manifest: Manifest) -> None:
         told = says(gates[name]) if name in gates else f"a graph, {percent(work[name])} of the work"
         out().print(f"  {name}: {told}", soft_wrap=True, markup=False)
     for record in manifest.recalibrated:
-        out().print(
-            f"  Thresholds were set again on {record.samples} samples of {record.data}, {record.created}: "
-            f"{percent(record.work[1])} of the work, at a loss of {record.drop[1]:.4f} beyond the whole "
-            f"model's; before, {percent(record.work[0])} and {record.drop[0]:.4f}.",
-            soft_wrap=True,
-            markup=False,
-        )
+        told = f"  Thresholds were set again, {record.created}, {again(record)}"
+        out().print(told, soft_wrap=True, markup=False)
 
 
 def _front(manifest: Manifest, every: bool) -> None:

@@ -79,6 +79,7 @@ def recalibrate(
     chain = Chain([loaded[step.segment.name] for step in steps], frozenset(leave), tokens, answer)
     kinds = bool(tokens) + bool(leave)
     share, sure = max_drop / kinds, 1 - (1 - certainty) / kinds
+    whole = chain.answers(samples.inputs, 0.0)
     scale, notes, made = 0.0, [], dict[str, Gate]()
     if tokens:
         # What exits are tested on may have no say in what they are tested with.
@@ -88,7 +89,7 @@ def recalibrate(
         for place, config in tokens.items():
             _set(made, steps[place], config.model_copy(update={"scale": scale}))
     if leave:
-        answers = chain.answers(samples.inputs, scale)
+        answers = chain.answers(samples.inputs, scale) if scale else whole
         work = np.cumsum([step.segment.work for step in steps])[[*leave, -1]]
         places = list(leave)
         first = leave[places[0]]
@@ -106,11 +107,10 @@ def recalibrate(
             notes.append(settled.told(numbers, samples, max_drop, certainty))
     gates = tuple(made.get(gate.name, gate) for gate in program.gates)
     new = program.model_copy(update={"gates": gates})
-    end = chain.answers(samples.inputs, 0.0)[-1]
 
     def standing(which: Program) -> Standing:
         runner = ProgramRunner(which, outputs, lambda segment: loaded[segment.name])
-        return _standing(runner, samples, answer, end)
+        return _standing(runner, samples, answer, whole[-1])
 
     return Recalibrated(new, standing(program), standing(new), tuple(notes))
 

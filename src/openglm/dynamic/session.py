@@ -133,17 +133,10 @@ class Session:
 
     def _differences(self, probes: Path) -> Iterator[float]:
         """For every recorded output, how far the model is from it."""
-        with np.load(probes, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-        for index in sorted({name.partition("/")[0] for name in content}):
-            given = f"{index}/in."
-            found = self.run(
-                {name.removeprefix(given): array for name, array in content.items() if name.startswith(given)}
-            )
-            recorded = f"{index}/out."
-            for name, array in content.items():
-                if name.startswith(recorded):
-                    yield _difference(found[name.removeprefix(recorded)], array)
+        for given, recorded in read_probes(probes):
+            found = self.run(given)
+            for name, array in recorded.items():
+                yield _difference(found[name], array)
 
     def close(self) -> None:
         """Free the model, and the folder a zip was unpacked to; a closed session runs no more."""
@@ -168,6 +161,18 @@ def probes(
         content |= {f"{index}/in.{name}": array for name, array in batch.items()}
         content |= {f"{index}/out.{name}": array for name, array in runner.run(batch).items()}
     return content
+
+
+def read_probes(path: Path) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Inputs and outputs, by name, of each batch that `probes` recorded."""
+    with np.load(path, allow_pickle=False) as file:
+        content = {name: file[name] for name in file.files}
+    numbers = sorted({name.partition("/")[0] for name in content})
+
+    def part(start: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(start): array for name, array in content.items() if name.startswith(start)}
+
+    return [(part(f"{number}/in."), part(f"{number}/out.")) for number in numbers]
 
 
 def _difference(found: np.ndarray, recorded: np.ndarray) -> float:

@@ -66,16 +66,17 @@ def says(gate: Gate) -> str:
     return SAYS[gate.kind].format_map(values) if gate.kind in SAYS else f"decides by {gate.kind}"
 
 
-def _again(record: Recalibration) -> Markup:
-    """What came of setting thresholds again."""
+def again(record: Recalibration) -> str:
+    """What came of setting thresholds again, after the words "Thresholds were set again"."""
     work = [units.percent(share) for share in record.work]
-    return tag(
-        "p",
-        tag("strong", "Thresholds were set again "),
+    return (
         f"on {units.count(record.samples, 'sample')} of {record.data}, after all other figures here were "
         f"measured. There the program does {work[1]} of the whole model's work, at a loss of "
         f"{record.drop[1]:.4f} beyond it; with the thresholds it had before, {work[0]}, at a loss of "
-        f"{record.drop[0]:.4f}. ",
-        *(f"{note} " for note in record.notes),
-        class_="warning",
+        f"{record.drop[0]:.4f}."
     )
+
+
+def _again(record: Recalibration) -> Markup:
+    lead = tag("strong", "Thresholds were set again ")
+    return tag("p", lead, " ".join((again(record), *record.notes)), class_="warning")

@@ -76,9 +76,9 @@ class Setup:
             raise InputError(
                 f"The metric {metric.name} needs labels, and the data has none.", "Use fidelity."
             )
-        original = folder / "original.onnx"
+        original, graph = folder / "original.onnx", plain(model.graph)
         try:
-            onnx_file.write(plain(model.graph), original)
+            onnx_file.write(graph, original)
         except OSError as error:
             raise no_room(folder, error) from error
         runner = Runner(original, threads=self.threads)
@@ -87,7 +87,7 @@ class Setup:
             setup=self,
             model=model,
             feed=feed,
-            outputs=specs(plain(model.graph).graph.outputs),
+            outputs=specs(graph.graph.outputs),
             metric=metric,
             training=self._training(feed),
             verdict=verdict,

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from openglm.dynamic.calibration import CERTAINTY, proven
 from openglm.errors import OutputError
 from openglm.model.analysis.statistics import analyse
 from openglm.passes.distil import Distil
+from openglm.passes.program import ProgramOfExits
 from openglm.passes.recipe import Recipe, code, digest, parse, toml
 from openglm.search.bench import Bench
 from openglm.search.planner import TRIES, Done, Plan, Planner, key
@@ -259,7 +261,8 @@ class Hunt:
 def _gates_drop(bench: Bench) -> float | None:
     """What the gates of exits may cost: half of what may be lost; none where the data could not show it."""
     drop = bench.setup.max_drop / 2
-    deciding = sum(1 for _ in bench.thresholds(trained=True)) // 2
+    most = ProgramOfExits(max_drop=drop).samples
+    deciding = sum(1 for _ in islice(bench.thresholds(trained=True), most)) // 2
     return drop if proven(np.zeros(deciding), drop, CERTAINTY) else None
 
 

@@ -75,10 +75,13 @@ class Planner:
     """What a training is like, but for its steps."""
     begun: set[str] = field(default_factory=set)
     """What has been tried or is under way, as `key` gives it."""
+    exits_begun: bool = False
+    """Whether exits are among it: they are put on once."""
 
     def begin(self, params: Params, effort: int) -> None:
         """Take down that something is under way."""
         self.begun.add(key(params, effort))
+        self.exits_begun |= bool(params.get("exits"))
 
     def next(self, done: Sequence[Done], left_s: float) -> Plan | None:
         """What to try next, of what needs no sampler; none where the sampler has a say."""
@@ -138,7 +141,7 @@ class Planner:
         """The best so far with exits, once, when it is time."""
         if not self.can_train or "exits" not in self.space.choices:
             return None
-        if left_s > EXITS_AT * self.time_limit_s or any('"exits": true' in told for told in self.begun):
+        if self.exits_begun or left_s > EXITS_AT * self.time_limit_s:
             return None
         of = _best(done)
         # A step takes no longer than on the structure that is least cut of those that were measured.

@@ -19,7 +19,7 @@ from openglm.dynamic.calibration import CERTAINTY
 from openglm.dynamic.program import open_program
 from openglm.dynamic.recalibration import Recalibrated, recalibrate
 from openglm.dynamic.samples import Samples
-from openglm.dynamic.session import probes
+from openglm.dynamic.session import probes, read_probes
 from openglm.errors import InputError
 from openglm.model.auto import printable
 from openglm.report.page import REPORT, render
@@ -96,15 +96,9 @@ def _write(place: Path, folder: Path, manifest: Manifest, program: Program, reco
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, place / name)
     if manifest.probes is not None:
-        with np.load(folder / manifest.probes, allow_pickle=False) as file:
-            given = {name: file[name] for name in file.files if "/in." in name}
-        batches: dict[str, dict[str, np.ndarray]] = {}
-        for name, array in given.items():
-            number, _, key = name.partition("/in.")
-            batches.setdefault(number, {})[key] = array
         runner = open_program(program, manifest.outputs, folder)
-        ordered = [batches[number] for number in sorted(batches, key=int)]
-        np.savez_compressed(place / manifest.probes, **probes(runner, ordered))  # type: ignore[arg-type]
+        given = [inputs for inputs, _ in read_probes(folder / manifest.probes)]
+        np.savez_compressed(place / manifest.probes, **probes(runner, given))  # type: ignore[arg-type]
     changed = manifest.model_copy(
         update={"program": program, "recalibrated": (*manifest.recalibrated, record)}
     )
