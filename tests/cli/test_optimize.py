@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import openglm
@@ -204,3 +205,23 @@ def test_killed(searching: Callable[..., Any], tmp_path: Path) -> None:
         child.kill()
         child.communicate(timeout=60)
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["study"]
+
+
+def test_a_recipe_that_does_not_pay(optimize: Callable[..., Any], conv_file: Path, tmp_path: Path) -> None:
+    """Its output is the original, and the exit code says that it is not what was asked for."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[steps]]\npass = "fuse"\n')
+    ran = optimize(conv_file, tmp_path / "made", "--recipe", recipe)
+    assert ran.code == 6, ran.err
+    told = "The recipe was not taken, and the bundle holds the original: fuse finds nothing to change"
+    assert told in ran.err
+    assert "Chosen: as it is" in ran.out
+
+
+def test_labels_of_one_class(optimize: Callable[..., Any], conv_file: Path, tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).standard_normal((16, 3, 16, 16), dtype=np.float32)
+    np.savez(tmp_path / "data.npz", pixel_values=pictures, label=np.ones(16, np.int64))
+    given = ("--data", tmp_path / "data.npz", "--metric", "accuracy")
+    ran = optimize(conv_file, tmp_path / "made", *given)
+    assert ran.code in (0, 3), ran.err
+    assert "All labels of the data are of one class, so accuracy says little." in ran.out

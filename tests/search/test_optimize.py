@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +346,13 @@ def test_weights_that_are_nan(tmp_path: Path, conv_file: Path) -> None:
     onnx.save(model, tmp_path / "nan.onnx")
     with pytest.raises(InputError, match="NaN or infinite"):
         optimize(tmp_path / "nan.onnx")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"candidate": {}, "verdict": null, "pace": null}'])
+def test_a_record_that_is_damaged(conv_file: Path, tmp_path: Path, quick: None, content: str) -> None:
+    optimize(conv_file, folder=tmp_path / "study")
+    with sqlite3.connect(tmp_path / "study" / "study.db") as database:
+        change = "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'content'"
+        assert database.execute(change, [json.dumps(content)]).rowcount
+    with pytest.raises(InputError, match="of trial 0 is damaged"):
+        optimize(conv_file, folder=tmp_path / "study")

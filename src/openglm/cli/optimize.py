@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from openglm.search.trial import Trial
 
 STOPPED = 130
+REFUSED = 6
 _MARKS = {"chosen": "[green]★[/]", "accepted": "[green]✓[/]", "refused": "[red]✗[/]", "failed": "[red]![/]"}
 
 
@@ -85,7 +86,7 @@ def optimize(
 
     \b
     Exit codes: 0 the bundle fits, 2 bad input, 3 it was written and does not fit, 5 cannot write,
-    130 stopped (the best so far was written).
+    6 the --recipe does not pay (the bundle holds the original), 130 stopped (the best so far was written).
 
     \b
     Examples:
@@ -137,8 +138,21 @@ def optimize(
         _tell(result, output)
     if result.stopped:
         raise typer.Exit(STOPPED)
+    if refused := _refused(result) if recipe is not None else "":
+        told = "The recipe was not taken, and the bundle holds the original"
+        err().print(f"[red]{told}:[/] {refused}", soft_wrap=True)
+        raise typer.Exit(REFUSED)
     if not result.best.verdict.fits:
         raise typer.Exit(DOES_NOT_FIT)
+
+
+def _refused(result: Result) -> str:
+    """Why the recipe that was given did not pay; empty where it did."""
+    from rich.markup import escape
+
+    if result.best.trial.recipe or not (tried := [item for item in result.trials if item.recipe]):
+        return ""
+    return escape(tried[0].candidate.reason)
 
 
 def _seconds(text: str) -> float:
@@ -257,6 +271,10 @@ def _tell(result: Result, output: Path) -> None:
         table.add_row(best.quality.metric, f"{original.quality.value:.4f}", f"{best.quality.value:.4f}")
     out().print(table)
     out().print(f"\nChosen: [bold]{escape(best.code)}[/]")
+    if best.quality and best.quality.details.get("one_class"):
+        out().print(
+            f"[yellow]All labels of the data are of one class, so {best.quality.metric} says little.[/]"
+        )
     if result.spent:
         parts = ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in result.spent.items() if seconds >= 1)
         out().print(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from openglm.metrics.metric import main_output
 from openglm.model.auto import AutoModel
 from openglm.model.extra_outputs import plain
 from openglm.model.sources import onnx_file, transformers_folder
+from openglm.model.sources.zoo import ZOO
 from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.training.loop import Progress
 
@@ -55,15 +56,62 @@ def tasks_of(source: str) -> list[Task]:
     folder = Path(source)
     if _several(folder):
         return read.present(folder)
+    if words := _words(source):
+        return [task for slug, task in TASKS.items() if slug in words]
     if transformers_folder.matches(source):
         stated = AutoModel.from_pretrained(source).config.get("openglm_task")
         return [TASKS[stated]] if stated in TASKS else []
     return []
 
 
+def _words(source: str) -> dict[str, str]:
+    """By task, what stands before its texts, for a model that answers several; none for others."""
+    name = source
+    if is_bundle(Path(source)):
+        name = _made_from(source)
+    if name not in ZOO or not ZOO[name].available():
+        return {}
+    found: dict[str, str] = AutoModel.from_pretrained(name).config.get("openglm_tasks", {})
+    return found
+
+
+def _made_from(source: str) -> str:
+    """What a bundle was made from."""
+    with opened(Path(source)) as (_, manifest):
+        return manifest.source.source
+
+
+def _of_several(given: Classifier, task: Task, word: str) -> Classifier:
+    """A model of several tasks, as one of this task. A value is between its bounds what the second of two
+    answers is between 0 and 1."""
+
+    def encode(row: Mapping[str, str]) -> Arrays:
+        return given.encode({**row, "text": f"{word} {row['text']}"})
+
+    def run(arrays: Arrays) -> np.ndarray:
+        answers = given.run(arrays)
+        if task.classes is not None:
+            return answers
+        least, most = task.bounds
+        share = 1 / (1 + np.exp(answers[:, :1] - answers[:, 1:2]))
+        value: np.ndarray = least + (most - least) * share
+        return value
+
+    return replace(given, encode=encode, run=run, classes=None)
+
+
 def stored(source: str, threads: int, work: Path, resources: ExitStack) -> Provider:
     """Gives the models that are at `source`, loaded; graphs are written into `work`."""
     folder = Path(source)
+    if words := _words(source):
+
+        def of_several(task: Task) -> Classifier:
+            if task.slug not in words:
+                raise InputError(f"{source} has not learnt {task.name}.", f"Give --tasks {','.join(words)}.")
+            loaded = _open(source, threads, work / f"{task.slug}.onnx", resources)
+            return _of_several(loaded, task, words[task.slug])
+
+        return of_several
     if not _several(folder):
         return lambda task: _open(source, threads, work / f"{task.slug}.onnx", resources)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Candidate, Sensitivity
 from openglm.dynamic.calibration import CERTAINTY, proven
-from openglm.errors import OutputError
+from openglm.errors import InputError, OutputError
 from openglm.model.analysis.statistics import analyse
 from openglm.passes.distil import Distil
 from openglm.passes.program import ProgramOfExits
@@ -217,7 +217,13 @@ class Hunt:
         return trial
 
     def _take(self, params: dict[str, Any], effort: int, number: int, content: str) -> Trial:
-        trial = restore(content, self._place(number), self.bench)
+        try:
+            trial = restore(content, self._place(number), self.bench)
+        except (KeyError, TypeError, ValueError) as error:  # pydantic's and JSON's errors are ValueErrors
+            raise InputError(
+                f"What the record of the search in {self.folder} holds of trial {number} is damaged.",
+                "Start anew with --fresh, or give another --output.",
+            ) from error
         self.done.append(Done(params, effort, trial))
         self.planner.begin(params, effort)
         self._tried.add(digest(trial.recipe))

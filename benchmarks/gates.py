@@ -1,0 +1,199 @@
+"""What a gate costs: the time of one decision on the host, beside that of the segments of a program.
+
+    python benchmarks/gates.py
+
+The program is that of open-autoglm-base (`pip install zoo/open-autoglm-base`), int8, with its own gates:
+exits, and tokens that are dropped. Sentences go through it one at a time; gates that the program does
+not have are measured on the same answers. Last, the program with every gate closed is run in turn with
+the graph uncut: what cutting alone costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+import tables
+from openglm import AutoModel
+from openglm.bundle.manifest import Program
+from openglm.data.text import calibration_text
+from openglm.dynamic.gates.confidence import Confidence
+from openglm.dynamic.gates.entropy import Entropy
+from openglm.dynamic.gates.gate import GateConfig, State, parse
+from openglm.dynamic.gates.learned import Learned
+from openglm.dynamic.gates.length import Length
+from openglm.dynamic.gates.patience import Patience
+from openglm.dynamic.gates.size import Size
+from openglm.dynamic.gates.wake import Wake
+from openglm.dynamic.program import open_program
+from openglm.model.extra_outputs import plain
+from openglm.model.sources import onnx_file
+from openglm.model.tensor import specs
+from openglm.passes.contract import Context
+from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
+from openglm.passes.fuse import Fuse
+from openglm.passes.program import ProgramOfExits
+from openglm.runtimes import measure
+from openglm.runtimes.onnxruntime import NAME, Runner
+
+SENTENCES = 40
+CALLS = 20
+"""Decisions that are timed together: one is too short for the clock."""
+ANSWER = "logits"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--write-docs", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        text = measured(Path(folder), given.rounds)
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    versions = {name: version(name) for name in ("onnxruntime", "numpy")}
+    text += f"\n\n{tables.machine(1, versions)} Medians of {given.rounds} rounds.\n\n```sh\n{command}\n```"
+    print(text)
+    if given.write_docs:
+        tables.write("gates", text)
+    return 0
+
+
+def measured(folder: Path, rounds: int) -> str:
+    """The table, and what is said of it."""
+    model = AutoModel.from_pretrained("open-autoglm-base")
+    processor = model.processor
+    assert processor is not None
+    word = next(iter(model.config["openglm_tasks"].values()))
+    inputs = [
+        processor([{"text": f"{word} {sample.inputs['text']}"}])
+        for sample in islice(calibration_text(), SENTENCES)
+    ]
+    graph: ir.Model = model.graph
+    for step in (Fuse(), DynamicInt8()):
+        graph = step.apply(graph, Context()).graph
+    draft = ProgramOfExits().apply(graph, Context(calibration=lambda: iter(inputs)))
+    for segment in draft.program.segments:
+        onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
+    onnx_file.write(plain(graph), folder / "whole.onnx")
+    states = _states(draft.program, folder, inputs)
+    calls = _calls(draft.program, folder, states) | _others(states)
+    times = measure.interleaved(calls, rounds=rounds)
+    rows = []
+    for name, taken in times.items():
+        each = measure.summary(taken * 1e3 / (CALLS if name.startswith("gate") else len(inputs)))
+        rows.append([name, f"{each.median_ms:.0f}", f"{each.p10_ms:.0f}-{each.p90_ms:.0f}"])
+    return (
+        tables.markdown(["what", "µs", "p10-p90"], rows, 1)
+        + "\n\n"
+        + _uncut(draft.program, folder, inputs, rounds)
+    )
+
+
+def _states(program: Program, folder: Path, inputs: list[State]) -> dict[str, list[State]]:
+    """What is known at each node, for every sentence that does not leave, no token dropped."""
+    runners = {segment.name: Runner(folder / segment.models[NAME], threads=1) for segment in program.segments}
+    found: dict[str, list[State]] = {name: [] for name in program.order}
+    for given in inputs:
+        state = dict(given)
+        for name in program.order:
+            found[name].append(state)
+            if name in runners:
+                state = state | runners[name].run({key: state[key] for key in runners[name].inputs})
+    return found
+
+
+def _calls(program: Program, folder: Path, states: dict[str, list[State]]) -> dict[str, Callable[[], Any]]:
+    calls: dict[str, Callable[[], Any]] = {}
+    gates = {gate.name: parse(gate) for gate in program.gates}
+    for name in program.order:
+        if name in gates:
+            calls[f"gate: {gates[name].kind}, after {_before(program, name)}"] = _decisions(
+                gates[name], states[name][0]
+            )
+            continue
+        segment = next(item for item in program.segments if item.name == name)
+        runner = Runner(folder / segment.models[NAME], threads=1)
+        given = [{key: state[key] for key in runner.inputs} for state in states[name]]
+        calls[name] = _all(runner.run, given)
+    return calls
+
+
+def _before(program: Program, gate: str) -> str:
+    return next(segment.name for segment in program.segments if segment.next == gate)
+
+
+def _others(states: dict[str, list[State]]) -> dict[str, Callable[[], Any]]:
+    """Gates of the other kinds, on an answer of the same program."""
+    state = next(given[0] for given in states.values() if ANSWER in given[0])
+    every: tuple[GateConfig, ...] = (
+        Confidence(threshold=0.9),
+        Entropy(threshold=0.3),
+        Learned(weights=(1.0, 0.0, 0.0), bias=0.0, threshold=0.9),
+        Patience(patience=2),
+        Wake(classes=(1,), threshold=0.5),
+        Length(buckets=(16, 32, 64), cut=("input_ids", "attention_mask")),
+        Size(input="input_ids", axes=(1,), limit=32),
+    )
+    return {f"gate: {gate.kind}": _decisions(gate, state) for gate in every}
+
+
+def _decisions(gate: GateConfig, state: State) -> Callable[[], None]:
+    def decide() -> None:
+        for _ in range(CALLS):
+            gate.split(dict(state))
+
+    return decide
+
+
+def _all(run: Callable[[Any], Any], given: list[Any]) -> Callable[[], None]:
+    def run_all() -> None:
+        for each in given:
+            run(each)
+
+    return run_all
+
+
+def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> str:
+    """The program in which nothing leaves and no token goes, in turn with the whole graph."""
+    closed = program.model_copy(update={"gates": tuple(_closed(program))})
+    outputs = specs(onnx_file.read(folder / "whole.onnx").graph.outputs)
+    whole = Runner(folder / "whole.onnx", threads=1)
+    times = measure.interleaved(
+        {
+            "whole": _all(whole.run, inputs),
+            "closed": _all(open_program(closed, outputs, folder, threads=1).run, inputs),
+            "program": _all(open_program(program, outputs, folder, threads=1).run, inputs),
+        },
+        rounds=rounds,
+    )
+    each = {name: np.median(taken) / len(inputs) for name, taken in times.items()}
+    cuts = len(program.segments) - 1
+    extra = 1e3 * float(np.median(times["closed"] - times["whole"])) / len(inputs)
+    return (
+        f"The whole graph takes {each['whole']:.2f} ms a sentence. Cut at {cuts} places, with every gate "
+        f"closed, it takes {extra:+.0f} µs, {extra / cuts:+.0f} a cut; that is "
+        f"{extra / 10 / each['whole']:+.1f} %, and what its own exits compute is among it. With the gates as "
+        f"they were set it takes {each['program']:.2f} ms."
+    )
+
+
+def _closed(program: Program) -> Iterator[Any]:
+    for gate in program.gates:
+        if gate.kind == "tokens":
+            yield gate.model_copy(update={"settings": {**gate.settings, "scale": 0.0}})
+        else:
+            yield gate.model_copy(update={"routes": (gate.routes[-1],) * len(gate.routes)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
