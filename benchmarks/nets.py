@@ -54,6 +54,9 @@ class BasicBlock(nn.Module):
 class ResNet20(nn.Module):
     """ResNet-20 for pictures of 32 x 32 (He et al. 2015, section 4.2): 41 M multiply-adds."""
 
+    BLOCKS = 3
+    """In each of the three stages."""
+
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         layers: list[nn.Module] = [
@@ -61,12 +64,18 @@ class ResNet20(nn.Module):
         ]
         for inputs, outputs, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
             layers.append(BasicBlock(inputs, outputs, stride))
-            layers += [BasicBlock(outputs, outputs, 1) for _ in range(2)]
+            layers += [BasicBlock(outputs, outputs, 1) for _ in range(self.BLOCKS - 1)]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(64, classes)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(pixel_values).mean((2, 3)))
+
+
+class ResNet14(ResNet20):
+    """The same with fewer blocks: 27 M multiply-adds."""
+
+    BLOCKS = 2
 
 
 class MobileNetV2(nn.Module):
