@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import openglm
+from openglm.passes.fuse import Fuse
+
 Command = Callable[..., Any]
 
 
@@ -109,3 +112,19 @@ def test_optimize_with_such_a_path(finished: Command, conv_file: Path, tmp_path:
     ran = finished("optimize", source, "-d", "cortex-a53-2gb", "-o", target, "--samples", 2, "--threads", 1)
     assert ran.code == 0, ran.err
     assert finished("explain", target).code == 0
+
+
+def test_a_class_has_its_name(
+    command: Command, write_classifier: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_classifier(tmp_path / "model", layers=1, classes=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "dull", "1": "moving"}}))
+    result = openglm.optimize(folder, "cortex-a53-2gb", recipe=[Fuse()], threads=1, evaluation_samples=4)
+    result.best.save(tmp_path / "bundle")
+    ran = command("run", tmp_path / "bundle", "--text", "the cat")
+    assert ran.code == 0, ran.err
+    with openglm.load(tmp_path / "bundle") as session:
+        assert session.manifest.classes == ("dull", "moving")
+        number = int(session.run(text="the cat")["logits"].argmax())
+    assert f"class {('dull', 'moving')[number]} with probability" in ran.out

@@ -233,6 +233,8 @@ class Manifest(_Part):
     outputs: tuple[TensorSpec, ...]
     processor: dict[str, Any] | None
     """Settings of what turns text or pictures into inputs."""
+    classes: tuple[str, ...] | None = None
+    """The names of a classifier's outputs in order, where they are known."""
     program: Program
     recipe: tuple[dict[str, Any], ...]
     """The passes that were applied, in order, with their configs."""

@@ -63,7 +63,7 @@ def run(
             found, trace = session.trace(**given)
         else:
             found = session.run(**given)
-        task = session.manifest.task
+        task, classes = session.manifest.task, session.manifest.classes
         segments = {segment.name for segment in session.manifest.program.segments}
     if save is not None:
         _write(save, found)
@@ -80,7 +80,10 @@ def run(
             _similarities(array, text)
         if task.endswith("classification"):
             for row in array:
-                out().print(f"  class {int(row.argmax())} with probability {_probability(row):.3f}")
+                number = int(row.argmax())
+                name = classes[number] if classes and number < len(classes) else number
+                told = f"  class {name} with probability {_probability(row):.3f}"
+                out().print(told, soft_wrap=True, markup=False)
     if trace is not None:
         _ways(trace, segments)
 

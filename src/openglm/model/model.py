@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+    from openglm.data.dataset import Dataset
     from openglm.model.processors.processor import Processor
     from openglm.model.tensor import TensorSpec
 
@@ -48,6 +49,8 @@ class Model:
     """What pruning and training need; none for a graph without its module."""
     config: dict[str, Any] = field(default_factory=dict, repr=False)
     """The architecture's figures as its source states them (a transformers config)."""
+    stand_ins: Callable[[], Dataset] | None = field(default=None, repr=False)
+    """Samples for where the user gives no data, of a model that wants more than plain text."""
 
     @cached_property
     def graph(self) -> ir.Model:

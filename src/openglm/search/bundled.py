@@ -34,4 +34,5 @@ class Bundled:
             manifest.outputs,
             processor,
             bool(manifest.program.gates),
+            manifest.classes,
         )

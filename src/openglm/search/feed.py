@@ -57,6 +57,9 @@ class Feed:
         if data is not None:
             dataset = data if isinstance(data, Dataset) else open_data(data)
             self.description = f"{dataset.name}: even samples calibrate, odd ones judge"
+        elif isinstance(model, Model) and model.stand_ins is not None:
+            dataset = model.stand_ins()
+            self.description = f"no data was given: {dataset.name} calibrate (even) and judge (odd)"
         elif model.processor is not None and model.processor.kind == "text":
             dataset = calibration_text()
             self.description = (
@@ -117,6 +120,11 @@ class Feed:
                     row = np.repeat(row[None], count, axis=0)
                 arrays[spec.name] = row
         return check_inputs(model.inputs, arrays)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of a classifier's outputs in order: the model's, or else those that the data number."""
+        return self._model.class_names or self._classes
 
     def calibration(self) -> Iterator[Batch]:
         """The calibration batches, read anew at each call."""
@@ -206,7 +214,7 @@ class Feed:
             labels=np.array([self._own(label) for label in labels]) if self.labelled else None,
             task=self._model.task,
             pairs=self._pairs,
-            classes=self._model.class_names or self._classes,
+            classes=self.class_names,
         )
 
 

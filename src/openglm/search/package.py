@@ -72,6 +72,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         inputs=bench.model.inputs,
         outputs=bench.outputs,
         processor=processor,
+        classes=bench.feed.class_names,
         program=program,
         recipe=trial.candidate.recipe,
         device=bench.setup.device.model_dump(mode="json"),
