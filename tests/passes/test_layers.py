@@ -21,8 +21,10 @@ from openglm import AutoModel  # noqa: E402
 from openglm.errors import InputError  # noqa: E402
 from openglm.model.model import Model  # noqa: E402
 from openglm.passes.contract import Context, parse_step  # noqa: E402
+from openglm.passes.early_exit import EarlyExit  # noqa: E402
 from openglm.passes.layers import LayerPruning, evenly  # noqa: E402
 from openglm.passes.structure.blocks import blocks  # noqa: E402
+from openglm.passes.token_pruning import TokenPruning  # noqa: E402
 
 BLOCKS = 5
 WORDS = {"vocab_size": 50, "max_position_embeddings": 32, "attn_implementation": "eager"}
@@ -256,3 +258,12 @@ def test_a_pruned_bert_is_exported_without_the_block(bert_folder: Path, run: Cal
             expected = pruned.module(**{name: torch.from_numpy(a) for name, a in batch.items()})
         found = run(pruned.graph, batch)["sentence_embedding"]
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+def test_layers_that_exits_hang_on_stay(write_classifier: Callable[..., Path], tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(write_classifier(tmp_path, layers=3, classes=2))
+    processor: Any = model.processor
+    context = Context(calibration=lambda: iter([processor([{"text": "the cat sat"}])]))
+    for config in (EarlyExit(), TokenPruning()):
+        with pytest.raises(InputError, match="after exits or token pruning"):
+            LayerPruning(keep=2, which="first").apply(config.apply(model, context).model, context)

@@ -64,8 +64,16 @@ class LayerPruning(ModulePass):
         return f"{self.scheme}_{self.keep}" + ("" if self.which == "importance" else f"_{self.which}")
 
     def apply(self, model: Model, context: Context) -> Adapted:
-        """Raises `InputError` for a module without blocks, or with fewer than `keep` or `layers` say."""
+        """Raises `InputError` for a module without blocks, with fewer than `keep` or `layers` say, or
+        that has exits already."""
+        from openglm.training import exits, fading
+
         module = deepcopy(model.module).eval()
+        if exits.count(module) or fading.of(module) is not None:
+            raise InputError(
+                "Layers were to be left out after exits or token pruning, which hang on them.",
+                "Put layer_pruning before early_exit and token_pruning.",
+            )
         stacks = _stacks(module, model.name)
         deepest = max(len(stack.positions) for stack in stacks)
         wanted = self.keep if self.layers is None else self.layers[-1] + 1
