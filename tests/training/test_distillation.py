@@ -418,3 +418,28 @@ def test_a_graph_alone_cannot_be_trained(conv_file: Path) -> None:
     data = open_data([{"pixel_values": np.zeros((3, 16, 16), np.float32)}])
     with pytest.raises(InputError, match="without its PyTorch module"):
         distil(conv_file, conv_file, data)
+
+
+@pytest.mark.parametrize("steps", [(4, 6), (30, 4), (4, 30)])
+def test_trainings_that_share_a_teacher(base: Model, teacher: Model, steps: tuple[int, int]) -> None:
+    """What came before changes nothing, and is not asked again; 30 steps go through the data twice."""
+    data, asked = open_data(TEXTS), [0]
+
+    def trained(count: int, shared: dict[str, Any] | None) -> dict[str, Any]:
+        settings = Settings(steps=count, batch_size=8, learning_rate=1e-3, precision="fp32")
+        student = reader(base, 16, depth=1, seed=5)
+        return state(run(teacher, student, data, Distillation(), settings, shared=shared).model)
+
+    handle = teacher.module.register_forward_hook(lambda *_: asked.__setitem__(0, asked[0] + 1))
+    try:
+        shared: dict[str, Any] = {}
+        for count in steps:
+            before = asked[0]
+            found = trained(count, shared)
+            once = asked[0] - before
+        assert same(found, trained(steps[1], None))
+        before = asked[0]
+        trained(steps[1], shared)
+        assert asked[0] - before <= 2 < once, "only the checks before a training ask it"
+    finally:
+        handle.remove()

@@ -81,8 +81,8 @@ def run(
         if task.endswith("classification"):
             for row in array:
                 number = int(row.argmax())
-                name = classes[number] if classes and number < len(classes) else number
-                told = f"  class {name} with probability {_probability(row):.3f}"
+                named = classes[number] if classes and number < len(classes) else number
+                told = f"  class {named} with probability {_probability(row):.3f}"
                 out().print(told, soft_wrap=True, markup=False)
     if trace is not None:
         _ways(trace, segments)

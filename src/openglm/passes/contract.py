@@ -46,6 +46,8 @@ class Context:
     """A folder of this step's own, where training keeps its state and finds it again."""
     trained: Callable[[float, str], None] = lambda _, __: None
     """Told which share of a training is done, 0 to 1, and a few words on how it goes."""
+    shared: dict[str, Any] | None = None
+    """What trainings from the same teacher keep for each other: rows, and what the teacher says of them."""
 
 
 @dataclass(frozen=True)

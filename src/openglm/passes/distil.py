@@ -81,7 +81,7 @@ class Distil(ModulePass):
 
         trained, history = run(
             context.teacher, model, context.training, wanted, settings,
-            checkpoint=context.checkpoint, progress=tell,
+            checkpoint=context.checkpoint, progress=tell, shared=context.shared,
         )  # fmt: skip
         return Adapted(trained, True, tuple(history.notes))
 

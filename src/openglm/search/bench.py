@@ -135,6 +135,8 @@ class Bench:
     baseline: Quality = field(default_factory=lambda: Quality(metric="", value=0.0, samples=0))
     alone: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Held while latency is measured, so that processes of one search do not measure at once."""
+    _shared: dict[str, Any] = field(default_factory=dict)
+    """What trainings keep for each other."""
     _adapted: OrderedDict[str, tuple[Model, tuple[str, ...]]] = field(default_factory=OrderedDict)
 
     @property
@@ -192,6 +194,7 @@ class Bench:
             training=training,
             checkpoint=self.folder / "training" / key if step.needs_training else None,
             trained=lambda share, words: tick(f"{step.code}: {words}", share),
+            shared=self._shared,
         )
         if step.needs_training and training is None:
             raise InputError(

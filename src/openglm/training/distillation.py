@@ -14,13 +14,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from openglm.data.dataset import Dataset
 from openglm.errors import InputError
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
 from openglm.training import losses
 from openglm.training.checkpoint import fingerprint
 from openglm.training.loop import History, Precision, Progress, Settings, device, train
-from openglm.training.objective import Distillation, Objective, Pair, Rows, Triple
+from openglm.training.objective import Distillation, Objective, Pair, Rows, Triple, alike
 
 RATE = 1e-4
 """Learning rate of transformers: of 5e-5 to 3e-4 the one with the least loss after 400 steps, where three
@@ -122,13 +123,15 @@ def run(
     validation: Any = None,
     checkpoint: Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    shared: dict[str, Rows] | None = None,
 ) -> Distilled:
     """As `distil`, with how the training went.
 
     While the teacher answers, before the first step, `progress` gets step 0 and the share that is
-    done as the part "answered".
+    done as the part "answered". `shared` keeps rows and the teacher's answers for other trainings from the
+    same teacher, on data sets that have names of their own.
     """
-    rows = Rows(teacher, student, data, limit, labels=wanted.alpha < 1)
+    rows = _rows(teacher, student, data, limit, wanted, shared)
     judged = None if validation is None else Rows(teacher, student, validation, None, labels=wanted.alpha < 1)
     trained = nn.ModuleDict({"student": copy.deepcopy(student.module)})
     objective = Objective(teacher, student.task, wanted)
@@ -136,7 +139,7 @@ def run(
     compares = bool(wanted.hidden or wanted.relations)
     # What a row's answer is does not change, and every epoch needs it.
     repeated = settings.steps * settings.batch_size > len(rows.student)
-    kept = repeated and not compares and wanted.augment == "none"
+    kept = settings.batch_size if repeated and not compares and wanted.augment == "none" else None
     identity = "" if checkpoint is None else _identity(teacher, rows, judged, wanted)
 
     def answered(share: float) -> None:
@@ -144,7 +147,7 @@ def run(
 
     def evaluate(module: nn.Module) -> float:
         assert judged is not None
-        if judged.answers is None and not compares:
+        if not compares:
             judged.answer(objective, settings.batch_size, lambda _: None)
         return -objective.mean(module, judged, settings.batch_size)
 
@@ -155,7 +158,7 @@ def run(
             history = train(
                 trained,
                 rows.student,
-                lambda module, batch: objective(module, batch, rows),
+                lambda module, batch: objective(module, batch, rows, kept),
                 settings,
                 identity=identity,
                 checkpoint=checkpoint,
@@ -168,6 +171,24 @@ def run(
     if wanted.alpha < 1 and rows.student.labels is None:
         history.notes.append("No labels were used: the student learnt from the teacher's answers alone.")
     return Distilled(student.with_module(trained["student"]), history)
+
+
+def _rows(
+    teacher: Model,
+    student: Model,
+    data: Any,
+    limit: int | None,
+    wanted: Distillation,
+    shared: dict[str, Rows] | None,
+) -> Rows:
+    labels = wanted.alpha < 1
+    if shared is None or not isinstance(data, Dataset) or not alike(teacher, student):
+        return Rows(teacher, student, data, limit, labels=labels)
+    key = f"{data.name} {limit} {labels}"
+    if key not in shared:
+        shared[key] = Rows(teacher, student, data, limit, labels=labels)
+        shared[key].asked = {}
+    return shared[key]
 
 
 def _check(teacher: Model, student: Model, rows: Rows, wanted: Distillation) -> None:

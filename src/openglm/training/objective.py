@@ -56,12 +56,16 @@ class Rows:
 
     def __init__(self, teacher: Model, student: Model, data: Any, limit: int | None, *, labels: bool) -> None:
         dataset = open_data(data)
-        self.shared = teacher.processor is student.processor or teacher.processor == student.processor
+        self.shared = alike(teacher, student)
         # Where there is no processor, the teacher's graph says what is taken; the student's need not be made.
         inputs = Samples(teacher if self.shared else student, dataset, limit=limit, labels=labels)
         self.student = inputs
         self.teacher = inputs if self.shared else Samples(teacher, dataset, limit=limit, labels=False)
-        self.answers: torch.Tensor | None = None
+        self.answers: dict[int, torch.Tensor] = {}
+        """Of all rows, by the size of the batches that the teacher had."""
+        self.asked: dict[bytes, torch.Tensor] | None = None
+        """Of some batches, by their rows' indices, where several trainings share these rows: what a teacher
+        says of a row depends a little on its batch, and a training may not depend on those before it."""
 
     def for_teacher(self, batch: Batch) -> dict[str, torch.Tensor]:
         if self.shared:
@@ -71,16 +75,36 @@ class Rows:
     def answer(self, objective: Objective, size: int, tell: Callable[[float], None]) -> None:
         """Let the teacher answer every row, where its answers are short enough to keep; `tell` is told
         which share is done."""
+        if size in self.answers:
+            return
+        every: torch.Tensor | None = None
         done = 0
         for batch in self.teacher.in_order(size):
             found = objective.asked(batch.to(device()).inputs).cpu()
             if found.dim() > 2:
                 return
-            if self.answers is None:
-                self.answers = torch.empty(len(self.teacher), *found.shape[1:], dtype=found.dtype)
-            self.answers[batch.indices] = found
+            if every is None:
+                every = torch.empty(len(self.teacher), *found.shape[1:], dtype=found.dtype)
+            every[batch.indices] = found
             done += len(found)
             tell(done / len(self.teacher))
+        if every is not None:
+            self.answers[size] = every
+
+    def answered(self, objective: Objective, batch: Batch) -> torch.Tensor:
+        """What the teacher says of a batch, asked once for it."""
+        key = batch.indices.numpy().tobytes()
+        if self.asked is not None and key in self.asked:
+            return self.asked[key].to(device())
+        found = objective.asked(self.for_teacher(batch))
+        if self.asked is not None and found.dim() == 2:
+            self.asked[key] = found.cpu()
+        return found
+
+
+def alike(teacher: Model, student: Model) -> bool:
+    """Whether both take the same inputs."""
+    return teacher.processor is student.processor or teacher.processor == student.processor
 
 
 class Objective:
@@ -154,14 +178,20 @@ class Objective:
         with torch.no_grad():
             return losses.main_output(self.teacher(**inputs))
 
-    def __call__(self, trained: nn.Module, batch: Batch, rows: Rows) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(
+        self, trained: nn.Module, batch: Batch, rows: Rows, kept: int | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss, and what it consists of; `kept` is the size of batches by which all answers are kept."""
         wanted = self.wanted
-        if wanted.augment == "mirror_shift" and trained.training:
+        changed = wanted.augment == "mirror_shift" and trained.training
+        if changed:
             batch = Batch(mirror_shift(batch.inputs), batch.labels, batch.indices)
-        if rows.answers is None:
+        if changed or self._compared():
             answer = self.asked(rows.for_teacher(batch))
+        elif kept in rows.answers:
+            answer = rows.answers[kept][batch.indices].to(device())
         else:
-            answer = rows.answers[batch.indices].to(device())
+            answer = rows.answered(self, batch)
         assert isinstance(trained, nn.ModuleDict)
         student = trained["student"]
         found = student(**batch.inputs)
@@ -222,7 +252,7 @@ class Objective:
         """The mean loss over all rows."""
         total = 0.0
         for batch in rows.student.in_order(size):
-            total += float(self(trained, batch.to(device()), rows)[0]) * len(batch.indices)
+            total += float(self(trained, batch.to(device()), rows, size)[0]) * len(batch.indices)
         return total / len(rows.student)
 
 
