@@ -10,10 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from openglm.dynamic.cutting import GATES
 from openglm.dynamic.gates.gate import State, parse
 from openglm.dynamic.program import ProgramRunner, open_program
-from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs
@@ -22,7 +20,6 @@ from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.program import ProgramOfExits
 from openglm.passes.recipe import parse as recipe
 from openglm.passes.recipe import split
-from openglm.passes.structure.segments import Cuts
 
 Build = Callable[..., ir.Model]
 Run = Callable[..., dict[str, np.ndarray]]
@@ -149,22 +146,6 @@ def test_one_number(make: Callable[..., ir.Model], inputs: np.ndarray, run: Run,
     np.testing.assert_allclose(outputs["logits"], wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="goes by classes"):
         ProgramOfExits(gate="confidence").apply(graph, context(inputs))
-
-
-@pytest.mark.parametrize("gate", ["confidence", "patience"])
-def test_gates_that_a_graph_carries(make: Callable[..., ir.Model], inputs: np.ndarray, gate: Any) -> None:
-    """They make the program that the data made on which they were set."""
-    graph = make(4)
-    config, samples = ProgramOfExits(gate=gate, max_drop=0.1), context(inputs)
-    assert samples.labelled is not None
-    with_data = config.apply(graph, samples)
-    found, _ = config.settle(graph, Cuts.of(graph), Samples.of(samples.labelled()), {"x": inputs[:1]})
-    graph.metadata_props[GATES] = found.model_dump_json()
-    without = config.apply(graph, Context(calibration=lambda: iter([{"x": inputs[:1]}])))
-    assert without.program == with_data.program
-    assert without.notes == with_data.notes
-    with pytest.raises(InputError, match="need data to be set on"):
-        config.apply(make(4), Context(calibration=lambda: iter([{"x": inputs[:1]}])))
 
 
 def test_a_quantized_graph(make: Callable[..., ir.Model], run: Run, tmp_path: Path) -> None:

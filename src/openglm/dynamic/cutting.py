@@ -21,8 +21,6 @@ EXIT, IMPORTANCE, STATES = "exit_", "importance_", "states_"
 matters behind a layer, and what that layer gives."""
 THRESHOLDS = "openglm.token_thresholds"
 """Under which a graph carries how much a token has to matter behind each such layer: a list as JSON."""
-GATES = "openglm.gates"
-"""Under which a graph carries gates that were set on data before, as JSON."""
 _CARRIED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 """Types that cross a cut. Quantized activations are made again, for they need their scale with them."""
 _SIZES = ((3, 7, 11, 13, 17, 19), (5, 10, 14, 16, 20, 22))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program, Segment
 from openglm.dynamic.calibration import CERTAINTY
 from openglm.dynamic.chain import dropped
-from openglm.dynamic.cutting import GATES, Piece
+from openglm.dynamic.cutting import Piece
 from openglm.dynamic.gates.gate import GateConfig, parse
 from openglm.dynamic.leaving import Kind, settle
 from openglm.dynamic.samples import Samples
@@ -31,8 +31,7 @@ from openglm.runtimes.onnxruntime import NAME
 class ProgramOfExits(ProgramPass):
     """Cut the graph, and let inputs leave and tokens go where that costs no more than is allowed.
 
-    Without data the gates are those that the graph carries. Raises `InputError` for a graph with nothing to
-    cut at, or that carries none.
+    Raises `InputError` for a graph with nothing to cut at.
     """
 
     scheme: ClassVar[str] = "program"
@@ -53,16 +52,13 @@ class ProgramOfExits(ProgramPass):
         return f"{self.scheme}_{self.gate}" if self.gate is not None else self.scheme
 
     def apply(self, graph: ir.Model, context: Context) -> Draft:
-        cuts = Cuts.of(graph)
-        if context.labelled is not None:
-            samples = Samples.of(islice(context.labelled(), self.samples))
-            probe = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
-            gates, segments = self.settle(graph, cuts, samples, probe)
-            return drafted(graph, cuts, gates, probe, segments)
-        batch = next(iter(context.calibration()), None) if context.calibration is not None else None
-        if batch is None or GATES not in graph.metadata_props:
+        if context.labelled is None:
             raise InputError("The gates of a program need data to be set on.", "Give --data.")
-        return drafted(graph, cuts, Gates.model_validate_json(graph.metadata_props[GATES]), batch)
+        cuts = Cuts.of(graph)
+        samples = Samples.of(islice(context.labelled(), self.samples))
+        probe = max(samples.inputs, key=lambda batch: max(array.size for array in batch.values()))
+        gates, segments = self.settle(graph, cuts, samples, probe)
+        return drafted(graph, cuts, gates, probe, segments)
 
     def settle(
         self, graph: ir.Model, cuts: Cuts, samples: Samples, probe: Mapping[str, np.ndarray]
@@ -106,10 +102,8 @@ class ProgramOfExits(ProgramPass):
         return made, settled.told(numbers, samples, self.max_drop, self.certainty)
 
 
-class Gates(BaseModel):
-    """What gates of a graph's exits and tokens were found to be allowed to do; a graph may carry them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Gates(NamedTuple):
+    """What gates of a graph's exits and tokens were found to be allowed to do."""
 
     exits: dict[int, Gate]
     """By the number of the exit; at others nobody leaves."""

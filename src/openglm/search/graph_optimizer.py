@@ -7,10 +7,10 @@ from os import PathLike
 from typing import Any
 
 from openglm.device.profile import Device
-from openglm.dynamic.cutting import GATES
 from openglm.errors import InputError, nearest
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import AutoModel
+from openglm.model.extra_outputs import NAMED
 from openglm.model.model import Model
 from openglm.passes.cascade import Cascade
 from openglm.passes.contract import PassConfig, ProgramPass
@@ -51,9 +51,9 @@ class GraphOptimizer:
         self._given = given
 
     @property
-    def _carries_gates(self) -> bool:
-        """Whether the model comes with exits that have learnt and gates that are set."""
-        return GATES in self.model.graph.metadata_props
+    def _has_learnt(self) -> bool:
+        """Whether the model comes with exits, or with tokens to drop, that have learnt."""
+        return NAMED in self.model.graph.metadata_props
 
     def recipe(
         self, strategy: str, *, steps: int = 1000, max_drop: float = 0.005, small: str | None = None
@@ -61,9 +61,9 @@ class GraphOptimizer:
         """The passes that a strategy stands for on this model, in order; empty for "auto", which searches.
 
         `steps` is how long exits and thresholds learn, `max_drop` what a program's gates may cost,
-        `small` the small model of a cascade, as `AutoModel` reads it. A model that comes with exits and gates
-        is not given others. Raises `InputError` for a strategy
-        that there is not, or a cascade without a small model.
+        `small` the small model of a cascade, as `AutoModel` reads it. A model that comes with exits is not
+        given others. Raises `InputError` for a strategy that there is not, or a cascade without a small
+        model.
         """
         if strategy not in STRATEGIES:
             raise InputError(
@@ -78,12 +78,11 @@ class GraphOptimizer:
                 raise InputError("A cascade needs a small model.", "Give small=, with the same inputs.")
             return [Fuse(), Cascade(small=small, max_drop=max_drop)]
         found: list[PassConfig] = []
-        if not self._carries_gates and strategy in ("early_exit", "dynamic_pruning"):
-            found.append(EarlyExit())
-        if not self._carries_gates and (
-            strategy == "token_pruning" or (strategy == "dynamic_pruning" and text)
-        ):
-            found.append(TokenPruning())
+        if not self._has_learnt:
+            if strategy in ("early_exit", "dynamic_pruning"):
+                found.append(EarlyExit())
+            if strategy == "token_pruning" or (strategy == "dynamic_pruning" and text):
+                found.append(TokenPruning())
         if found:
             found.append(Distil(steps=steps))
         found.append(Fuse())
@@ -109,7 +108,7 @@ class GraphOptimizer:
         if isinstance(passes, str):
             passes = self.recipe(passes, steps=steps, max_drop=max_drop / 2, small=small)
         learns = any(
-            step.needs_training or (isinstance(step, ProgramPass) and not self._carries_gates)
+            step.needs_training or (isinstance(step, ProgramPass) and self.model.stand_ins is None)
             for step in passes
         )
         if learns and self._given.get("data") is None:

@@ -161,13 +161,10 @@ def _judge(
     else:
         with clock("calibrating"):
             rows = bench.thresholds(trained=trained)
-            draft = dynamic.apply(
-                graph,
-                Context(
-                    calibration=feed.calibration,
-                    labelled=None if bench.setup.data is None else lambda: feed.numbered(rows),
-                ),
-            )
+            # What stands in for data says nothing of an answer, unless the model brought it itself.
+            asked = bench.setup.data is not None or model.stand_ins is not None
+            labelled = (lambda: feed.numbered(rows)) if asked else None
+            draft = dynamic.apply(graph, Context(calibration=feed.calibration, labelled=labelled))
         notes += draft.notes
         path = write_draft(draft, bench.outputs, folder)
     runner = open_file(path, threads=bench.setup.threads)
