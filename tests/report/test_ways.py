@@ -55,6 +55,26 @@ def test_a_closed_gate_and_the_last_setting(make: Any) -> None:
     assert "spring" not in found
 
 
+def test_what_an_input_costs_in_the_mean(make: Any) -> None:
+    """A share of what the verdict says of one that goes all the way."""
+    manifest = make.sample(program=PROGRAM)
+    assert ways.average(manifest) == ""
+    limits = [{"name": "latency", "predicted": 89.0}, {"name": "energy", "predicted": 210.0}]
+    given = {
+        "program": PROGRAM,
+        "mean_work": 0.7,
+        "verdict_after": {**manifest.verdict_after, "limits": limits},
+    }
+    manifest = manifest.model_copy(update=given)
+    said = ways.average(manifest).replace("\u00a0", " ").replace("\u202f", " ")
+    assert said.startswith("On the samples that judged an input does 70 % of the work in the mean.")
+    assert "to take 62.3 ms and 147 mJ for one, and 89.0 ms and 210 mJ for one that goes all the way" in said
+    later = manifest.model_copy(update={"recalibrated": (AGAIN,)})
+    assert ways.average(later).startswith("On week.tsv an input does 62")
+    found = told(make, program=PROGRAM, mean_work=0.7)
+    assert "On the samples that judged an input does 70" in found
+
+
 def test_a_whole_model_has_no_such_section(make: Any) -> None:
     assert 'id="ways"' not in render(make.sample())
 

@@ -252,6 +252,9 @@ class Manifest(_Part):
     after: Figures
     speedup: float
     """How many times faster the result is than the original: the median over rounds of both in turn."""
+    mean_work: float | None = Field(default=None, ge=0)
+    """What a program does in the mean of the samples that judge, as a share of the whole model's
+    multiply-accumulates."""
     candidates: tuple[Candidate, ...]
     sensitivities: tuple[Sensitivity, ...] = ()
     elapsed_s: float | None = None

@@ -107,7 +107,7 @@ def _figures(manifest: Manifest) -> None:
 
 def _ways(manifest: Manifest) -> None:
     from openglm.report.units import percent
-    from openglm.report.ways import again, says
+    from openglm.report.ways import again, average, says
 
     if not manifest.program.gates:
         return
@@ -117,6 +117,8 @@ def _ways(manifest: Manifest) -> None:
     for name in manifest.program.order:
         told = says(gates[name]) if name in gates else f"a graph, {percent(work[name])} of the work"
         out().print(f"  {name}: {told}", soft_wrap=True, markup=False)
+    if said := average(manifest):
+        out().print(f"  {_plain(said)}", soft_wrap=True, markup=False)
     for record in manifest.recalibrated:
         told = f"  Thresholds were set again, {record.created}, {again(record)}"
         out().print(told, soft_wrap=True, markup=False)

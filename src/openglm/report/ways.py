@@ -32,8 +32,27 @@ def show(manifest: Manifest) -> Markup | None:
         "Ways through it",
         tag("p", "Work is a share of the whole model's multiply-accumulates."),
         [tag("p", note) for note in notes if note.startswith(("Inputs leave", "Tokens are", "The "))],
+        tag("p", said) if (said := average(manifest)) else None,
         table("The program, node by node, in order", heads, _rows(program)),
         [_again(record) for record in manifest.recalibrated[-1:]],
+    )
+
+
+def average(manifest: Manifest) -> str:
+    """What inputs cost in the mean on the device, where it is known how far they go."""
+    work, where = manifest.mean_work, "the samples that judged"
+    if manifest.recalibrated:
+        record = manifest.recalibrated[-1]
+        work, where = record.work[1], record.data
+    if work is None:
+        return ""
+    predicted = {limit["name"]: limit["predicted"] for limit in manifest.verdict_after["limits"]}
+    latency, energy = predicted["latency"], predicted["energy"]
+    return (
+        f"On {where} an input does {units.percent(work)} of the work in the mean. At that share "
+        f"{manifest.device['name']} is predicted to take {units.ms(work * latency)} and "
+        f"{units.figure(work * energy)}{units.NBSP}mJ for one, and {units.ms(latency)} and "
+        f"{units.figure(energy)}{units.NBSP}mJ for one that goes all the way."
     )
 
 

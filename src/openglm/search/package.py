@@ -37,6 +37,8 @@ PROBES_FILE = "probes.npz"
 PROBES = 4
 PROBE_BYTES = 250_000
 """Inputs of probes at most, beyond the first: pictures would outweigh the model."""
+SAMPLES = 256
+"""On which the work of a program is found, at most."""
 LAYERS = 200
 """Layers in the manifest at most, the costliest; a graph of thousands would drown the rest."""
 
@@ -84,6 +86,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         before=before,
         after=after,
         speedup=speedup,
+        mean_work=_mean_work(runner, feed) if program.gates else None,
         candidates=solution.candidates,
         sensitivities=result.sensitivities,
         elapsed_s=result.elapsed_s,
@@ -129,6 +132,10 @@ def _figures(bench: Bench, trial: Trial, runner: ProgramRunner, feed: Feed) -> t
         _measured(bench, trial.path, times["after"], trial.candidate.quality, after[0]),
         round(measure.speedup(times["before"], times["after"]), 4),
     )
+
+
+def _mean_work(runner: ProgramRunner, feed: Feed) -> float:
+    return round(float(np.mean([runner.traced(batch)[1].work for batch in feed.first(SAMPLES)])), 4)
 
 
 def _measured(bench: Bench, path: Path, times: Any, quality: Any, inputs: Batch) -> Figures:
