@@ -73,9 +73,11 @@ def test_a_batch_gives_what_its_rows_give_alone(count: int, size: int, seed: int
     given = rows(rng.normal(size=size), rng.uniform(0, 3, size))
     together, trace = runner.traced(given)
     for row in range(size):
-        alone, own = runner.traced({name: array[row : row + 1] for name, array in given.items()})
-        for name in together:
+        single = {name: array[row : row + 1] for name, array in given.items()}
+        alone, own = runner.traced(single)
+        for name, array in runner.run(single).items():
             np.testing.assert_array_equal(together[name][row], alone[name][0])
+            np.testing.assert_array_equal(array, alone[name])
         assert own.rows[0].nodes == trace.rows[row].nodes
         assert trace.rows[row].work == pytest.approx(together["depth"][row] / count)
 

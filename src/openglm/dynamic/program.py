@@ -73,6 +73,7 @@ class ProgramRunner:
         self._gates: dict[str, GateConfig] = {gate.name: parse(gate) for gate in program.gates}
         self._segments = {segment.name: segment for segment in program.segments}
         self._loaded = {segment.name: load(segment) for segment in program.segments}
+        self._after = {name: program.after(name) for name in program.order}
         self._needed = self._needs()
 
     @property
@@ -84,7 +85,22 @@ class ProgramRunner:
         """The outputs by name for inputs by name, their first axis the rows."""
         if not self._gates and len(self._segments) == 1:
             return next(iter(self._loaded.values())).run(arrays)
-        return self.traced(arrays)[0]
+        return self._alone(dict(arrays)) if self._rows(arrays) == 1 else self.traced(arrays)[0]
+
+    def _alone(self, state: State) -> dict[str, np.ndarray]:
+        """What `traced` gives for a single row, without keeping account: a phone runs one after another, and
+        some segments take no longer than the account of them."""
+        name: str | None = self._program.first
+        while name is not None:
+            if (gate := self._gates.get(name)) is None:
+                loaded = self._loaded[name]
+                state = state | loaded.run({key: state[key] for key in loaded.inputs})
+                (name,) = self._after[name]
+            else:
+                (passed,) = gate.split(state)
+                state = passed.state
+                name = self._after[name][passed.route]
+        return self._gathered([_Group(np.arange(1), state)], 1)
 
     def traced(self, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Trace]:
         """The outputs, and how far each row went.
@@ -112,7 +128,7 @@ class ProgramRunner:
                 else:
                     onward = []
                     for route, places, part in gate.split(state):
-                        onward.append((self._program.after(name)[route], rows[places], part))
+                        onward.append((self._after[name][route], rows[places], part))
                         shares[rows[places]] *= gate.left(state, part)
                     notes |= dict.fromkeys(_unsure(name, gate, rows, state))
                 spent = (time.perf_counter() - begin) * 1e3 / len(rows)
@@ -139,7 +155,7 @@ class ProgramRunner:
         for name in reversed(self._program.order):
             gate = self._gates.get(name)
             own = set(self._loaded[name].inputs if gate is None else gate.reads)
-            after = set().union(*(needed[target] for target in self._program.after(name)))
+            after = set().union(*(needed[target] for target in self._after[name]))
             made = set() if gate is not None else {spec.name for spec in self._segments[name].outputs}
             needed[name] = own | (after - made)
         return needed
