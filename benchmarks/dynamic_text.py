@@ -35,6 +35,7 @@ import tasks
 
 from openglm import AutoModel, Model
 from openglm.dynamic.program import PROGRAM_FILE, ProgramRunner, model_files, open_file
+from openglm.dynamic.samples import Samples
 from openglm.glue.scores import mean, scores
 from openglm.glue.tasks import TASKS
 from openglm.model.extra_outputs import plain
@@ -52,8 +53,8 @@ from openglm.runtimes.onnxruntime import Runner
 from openglm.search.trial import write_draft
 
 FOLDER = make.WORK / "dynamic"
-DROP = make.MAX_DROP
-"""What gates may cost, of agreement with the whole model."""
+DROP = 0.02
+"""What gates may cost, of accuracy: half each those of exits and of tokens."""
 LONG = 64
 """Tokens beyond which a row is long."""
 TIMED = 40
@@ -135,13 +136,21 @@ def _program(name: str, model: Model, data: Path, kinds: str, *, int8: bool) -> 
         graph = _graph(model, int8)
         cuts = Cuts.of(graph)
         cuts = replace(cuts, points=tuple(point for point in cuts.points if point.kind[0] in kinds))
-        samples = make.held_out(model, data)
-        probe = make.longest(samples)
+        samples = _held_out(model, data)
+        probe = max(samples.inputs, key=lambda batch: batch["input_ids"].size)
         gates, segments = ProgramOfExits(max_drop=DROP).settle(graph, cuts, samples, probe)
         print(name, *gates.notes, sep="\n  ", flush=True)
         outputs = specs(plain(graph).graph.outputs)
         write_draft(drafted(graph, cuts, gates, probe, segments), outputs, folder)
     return Entrant(name, path, static=False)
+
+
+def _held_out(model: Model, data: Path) -> Samples:
+    """The rows that gates are set on, with the answers that are right."""
+    processor = model.processor
+    assert processor is not None
+    held = tasks.held_out(data)
+    return Samples.of((processor([sample.inputs]), float(sample.label or 0)) for sample in held)
 
 
 def _student(whole: Model, layers: int, data: Path) -> Model:

@@ -2,8 +2,8 @@
 
     python benchmarks/gates.py
 
-The program is that of open-autoglm-base (`pip install zoo/open-autoglm-base`), int8, with its own gates:
-exits, and tokens that are dropped. Sentences go through it one at a time; gates that the program does
+The program is made of open-autoglm-base (`pip install zoo/open-autoglm-base`), int8, with gates at exits
+and where tokens are dropped. Sentences go through it one at a time; gates that the program does
 not have are measured on the same answers. Last, the program with every gate closed is run in turn with
 the graph uncut: what cutting alone costs.
 """
@@ -47,6 +47,8 @@ from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, Runner
 
 SENTENCES = 40
+SETTING, MAX_DROP = 1000, 0.1
+"""On so many sentences gates are set, to change at most this share of the answers."""
 CALLS = 20
 """Decisions that are timed together: one is too short for the clock."""
 ANSWER = "logits"
@@ -81,7 +83,10 @@ def measured(folder: Path, rounds: int) -> str:
     graph: ir.Model = model.graph
     for step in (Fuse(), DynamicInt8()):
         graph = step.apply(graph, Context()).graph
-    draft = ProgramOfExits().apply(graph, Context(calibration=lambda: iter(inputs)))
+    texts = model.stand_ins
+    assert texts is not None
+    unlabelled = [(processor([sample.inputs]), None) for sample in islice(texts(), SETTING)]
+    draft = ProgramOfExits(max_drop=MAX_DROP).apply(graph, Context(labelled=lambda: iter(unlabelled)))
     for segment in draft.program.segments:
         onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
     onnx_file.write(plain(graph), folder / "whole.onnx")

@@ -1,43 +1,37 @@
 """Makes open-autoglm-base from all-MiniLM-L6-v2, by this project's own passes.
 
-    python zoo/make.py --data ../shared/data/glue
+    python zoo/make.py --data ../shared/data/glue --sentences ../shared/data/tatoeba-en-zh/cmn.tsv
 
-`--data` holds the folders SST-2, CoLA, MRPC and STS-B, as GLUE has them. The encoder is fine-tuned on
-all four at once; then exits after every layer and thresholds for tokens learn from its end; then its
-weights are rounded to 8 bits and gates are set on rows that were held out. What is done is kept in
-build/zoo, and goes on where it was stopped. The package in zoo/open-autoglm-base gets the result.
+`--data` holds the folders SST-2, CoLA, MRPC and STS-B, as GLUE has them. A language model learns to judge
+CoLA's sentences and judges others; the encoder is fine-tuned on all four tasks and these judgements at
+once; then exits after every layer and thresholds for tokens learn from its end; then its weights are
+rounded to 8 bits. What is done is kept in build/zoo, and goes on where it was stopped. The package in
+zoo/open-autoglm-base gets the result.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
 import tasks
+import teacher
 import torch
 from safetensors.torch import save_file
 
 from openglm import AutoModel, Model
 from openglm.data.dataset import Dataset, Sample
-from openglm.dynamic.samples import Samples
 from openglm.glue.finetuning import Plan, finetune
 from openglm.glue.tasks import Task
 from openglm.hashing import sha256
 from openglm.passes.contract import Context
 from openglm.passes.distil import Distil
-from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.early_exit import EarlyExit
-from openglm.passes.fuse import Fuse
-from openglm.passes.program import Gates, ProgramOfExits
-from openglm.passes.structure.segments import Cuts
 from openglm.passes.token_pruning import TokenPruning
 from openglm.training.loop import Progress
 
@@ -46,36 +40,43 @@ WORK = HOME.parent / "build" / "zoo"
 PACKAGE = HOME / "open-autoglm-base" / "open_autoglm_base"
 SCALE = ".scale"
 """What the package adds to a weight's name for the scales of its rows."""
-STEPS = 800
+STEPS = 2500
 """For which exits and thresholds learn."""
 AFTER = (0, 2, 4)
 """Blocks that tokens may be dropped behind."""
-MAX_DROP = 0.02
-"""Of accuracy, what gates may cost: half each those of exits and of tokens."""
 EVERY_S = 20.0
 """Between two lines on how a training goes."""
 ENCODER = "all-minilm-l6-v2"
 TASK = Task("four tasks", {}, ("accuracy",), ("no", "yes"), dev=dict.fromkeys(("sst-2", "cola", "mrpc"), ""))
-PLAN = Plan(epochs=1, batch_size=32, learning_rate=8e-5, seed=tasks.SEED)
+PLAN = Plan(epochs=2, batch_size=32, learning_rate=5e-5, seed=tasks.SEED)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder with GLUE's folders")
+    parser.add_argument(
+        "--sentences", type=Path, help="a file with an English sentence at every line's start"
+    )
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    folder = finetuned(given.data)
+    folder = finetuned(given.data, given.sentences)
     model = with_exits(folder, given.data)
-    write(rounded(model), folder, given.data)
+    write(model, folder)
     return 0
 
 
-def finetuned(data: Path) -> Path:
+def taught(data: Path, sentences: Path | None) -> dict[str, float]:
+    """What the teacher says of sentences, by text."""
+    kept, _ = tasks.split(data, tasks.TAUGHT)
+    return teacher.answers(kept, [*kept, *tasks.further(data, sentences)], WORK, _told("teacher"))
+
+
+def finetuned(data: Path, sentences: Path | None = None) -> Path:
     """The folder of the encoder, fine-tuned on all tasks."""
     folder = WORK / "finetuned"
     if not folder.is_dir():
-        learnt, _ = tasks.training(data)
-        found = finetune(ENCODER, TASK, learnt, tasks.judging(data), folder, PLAN, _told())
+        learnt = tasks.training(data, taught(data, sentences))
+        found = finetune(ENCODER, TASK, learnt, tasks.judging(data), folder, PLAN, _told("encoder"))
         print(f"fine-tuned in {found.history.seconds:.0f} s, held out: {found.scores}", flush=True)
     return folder
 
@@ -97,8 +98,9 @@ def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
     """What passes need that learn from a model, on all texts of the tasks without their labels."""
     processor = model.processor
     assert processor is not None
-    learnt, _ = tasks.training(data)
-    texts = {json.dumps(sample.inputs, sort_keys=True): Sample(sample.inputs) for sample in learnt}
+    rows = [row.inputs for task in tasks.WORDS for row in tasks.split(data, task)[0]]
+    judged = [{"text": text} for text in taught(data, None)]
+    texts = {json.dumps(given, sort_keys=True): Sample(given) for given in (*rows, *judged)}
     last = [0.0]
 
     def tell(share: float, words: str) -> None:
@@ -115,53 +117,14 @@ def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
     )
 
 
-def rounded(model: Model) -> Model:
-    """The model with its matrices on a grid of 8 bits, row by row."""
-    module = copy.deepcopy(model.module)
-    state = {
-        name: _unpacked(*_packed(tensor)) if tensor.dim() == 2 else tensor
-        for name, tensor in module.state_dict().items()
-    }
-    module.load_state_dict(state)
-    return model.with_module(module)
-
-
 def _packed(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix as 8-bit numbers and a scale for each row."""
     scale = (tensor.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (tensor / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
-def _unpacked(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return packed.float() * scale[:, None]
-
-
-def held_out(model: Model, data: Path) -> Samples:
-    """The rows that gates are set on, with the answers that are right."""
-    _, held = tasks.training(data)
-    processor = model.processor
-    assert processor is not None
-    return Samples.of((processor([sample.inputs]), float(sample.label or 0)) for sample in held)
-
-
-def gates(model: Model, data: Path) -> Gates:
-    """What the held-out rows allow, on the graph as it runs on a phone."""
-    graph: ir.Model = model.graph
-    for step in (Fuse(), DynamicInt8()):
-        graph = step.apply(graph, Context()).graph
-    samples = held_out(model, data)
-    found, _ = ProgramOfExits(max_drop=MAX_DROP).settle(graph, Cuts.of(graph), samples, longest(samples))
-    return found
-
-
-def longest(samples: Samples) -> Mapping[str, np.ndarray]:
-    """The one with the most tokens."""
-    return max(samples.inputs, key=lambda batch: batch["input_ids"].size)
-
-
-def write(model: Model, folder: Path, data: Path) -> None:
-    """The package's files."""
-    found = gates(model, data)
-    print(*found.notes, sep="\n", flush=True)
+def write(model: Model, folder: Path) -> None:
+    """The package's files; matrices are rounded to 8 bits, row by row."""
     target = PACKAGE / "model"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
@@ -175,8 +138,7 @@ def write(model: Model, folder: Path, data: Path) -> None:
     (target / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if not key.startswith("openglm_")}
-    config |= {"openglm_tasks": tasks.WORDS, "openglm_gates": found.model_dump(mode="json")}
-    config["openglm_tokens_after"] = AFTER
+    config |= {"openglm_tasks": tasks.WORDS, "openglm_tokens_after": AFTER}
     (target / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         if (folder / name).is_file():
@@ -185,13 +147,13 @@ def write(model: Model, folder: Path, data: Path) -> None:
     print(f"{target}: {size / 1e6:.1f} MB, weights {sha256(target / 'model.safetensors')}", flush=True)
 
 
-def _told() -> Callable[[Progress], None]:
+def _told(who: str) -> Callable[[Progress], None]:
     last = [0.0]
 
     def tell(progress: Progress) -> None:
         if time.monotonic() - last[0] > EVERY_S:
             last[0] = time.monotonic()
-            print(f"step {progress.step} of {progress.total}, loss {progress.loss:.3f}", flush=True)
+            print(f"{who}: step {progress.step} of {progress.total}, loss {progress.loss:.3f}", flush=True)
 
     return tell
 

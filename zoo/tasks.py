@@ -8,7 +8,8 @@ out; they choose weights and set gates, and GLUE's dev sets only judge.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,10 @@ MOST = 45_000
 HELD_OUT = {"sst-2": 1000, "cola": 800, "mrpc": 360, "sts-b": 540}
 LONG = 12
 """Words that a held-out sentence of SST-2 has at least: dev has 19 on average, train 9."""
+TAUGHT = "cola"
+"""The task for which a teacher is better."""
+SPOILT = 0.6
+"""The share of further sentences that are spoilt: most that are found are good."""
 
 
 class Row(NamedTuple):
@@ -49,14 +54,14 @@ def rows(data: Path, task: str, *, dev: bool = False) -> list[Row]:
     return found
 
 
+@cache
 def split(data: Path, task: str) -> tuple[list[Row], list[Row]]:
     """A task's training rows, and those held out, whose texts no training row holds a part of."""
     draws = random.Random(SEED)
     every = rows(data, task)
     long = [row for row in every if task != "sst-2" or len(row.inputs["text"].split()) > LONG]
     held = draws.sample(long, HELD_OUT[task])
-    texts = {text for row in held for text in _texts(row)}
-    joined = "\n".join(sorted(texts))
+    joined = "\n".join(sorted({text for row in held for text in _texts(row)}))
     kept = [row for row in every if not any(text in joined for text in _texts(row))]
     return draws.sample(kept, min(len(kept), MOST)), held
 
@@ -65,21 +70,62 @@ def _texts(row: Row) -> list[str]:
     return [row.inputs["text"].partition(" ")[2], *filter(None, [row.inputs.get("text_pair")])]
 
 
-def training(data: Path) -> tuple[Dataset, Dataset]:
-    """What is trained on, and what is held out, with labels 0 and 1."""
+def further(data: Path, sentences: Path | None) -> list[Row]:
+    """Sentences for the teacher to judge beside CoLA's own: those, each spoilt twice, and others of a file,
+    some as they are. Their targets are not known."""
     draws = random.Random(SEED)
-    learnt: list[Sample] = []
-    held: list[Sample] = []
+    own = [_texts(row)[0] for row in split(data, TAUGHT)[0]]
+    others: list[str] = []
+    if sentences is not None:
+        firsts = {line.partition("\t")[0].strip() for line in sentences.read_text("utf-8").splitlines()}
+        others = sorted(text for text in firsts if len(text.split()) >= 4)
+    words = sorted(word for text in (*own, *others) for word in text.split())
+    found = [spoilt(text, words, draws) for text in own for _ in range(2)]
+    found += [spoilt(text, words, draws) if draws.random() < SPOILT else text for text in others]
+    return [Row(TAUGHT, {"text": f"{WORDS[TAUGHT]} {text}"}, 0.5) for text in found]
+
+
+def spoilt(text: str, words: list[str], draws: random.Random) -> str:
+    """A sentence in which a word, or two, is left out, moved, put in or replaced by one of `words`."""
+    own = text.split()
+    for _ in range(draws.choice((1, 1, 1, 2))):
+        kind, place = draws.randrange(4), draws.randrange(len(own))
+        if kind == 0 and len(own) > 2:
+            del own[place]
+        elif kind == 1 and place + 1 < len(own):
+            own[place : place + 2] = reversed(own[place : place + 2])
+        elif kind == 2:
+            own.insert(place, draws.choice(words))
+        else:
+            own[place] = draws.choice(words)
+    return " ".join(own)
+
+
+def training(data: Path, taught: Mapping[str, float]) -> Dataset:
+    """What is trained on, with labels 0 and 1.
+
+    `taught` is what a teacher says of texts, by text. Beside a label it counts half, alone wholly.
+    """
+    draws = random.Random(SEED)
+    found: list[Sample] = []
+    left = dict(taught)
     for task, times in TIMES.items():
-        kept, out = split(data, task)
-        for row in kept:
-            whole, part = divmod(row.target * times, 1)
+        for row in split(data, task)[0]:
+            said = left.pop(row.inputs["text"], None) if task == TAUGHT else None
+            target = row.target if said is None else (row.target + said) / 2
+            whole, part = divmod(target * times, 1)
             ones = int(whole) + (draws.random() < part)
-            learnt += [Sample(row.inputs, int(place < ones)) for place in range(times)]
-        held += [Sample(row.inputs, int(row.target >= 0.5)) for row in out]
-    draws.shuffle(learnt)
-    draws.shuffle(held)
-    return _dataset("GLUE, four tasks", learnt), _dataset("held out", held)
+            found += [Sample(row.inputs, int(place < ones)) for place in range(times)]
+    found += [Sample({"text": text}, int(draws.random() < said)) for text, said in left.items()]
+    draws.shuffle(found)
+    return _dataset("GLUE, four tasks", found)
+
+
+def held_out(data: Path) -> Dataset:
+    """What is held out of training, of all tasks, with labels 0 and 1."""
+    samples = [Sample(row.inputs, int(row.target >= 0.5)) for task in TIMES for row in split(data, task)[1]]
+    random.Random(SEED).shuffle(samples)
+    return _dataset("held out", samples)
 
 
 def judging(data: Path) -> dict[str, Dataset]:

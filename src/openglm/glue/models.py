@@ -197,7 +197,7 @@ def _open_bundle(source: Path, threads: int, resources: ExitStack) -> Classifier
     return Classifier(
         encode=lambda row: session.processor([row]),
         run=lambda arrays: main_output(session.run(arrays), "GLUE"),
-        classes=None,
+        classes=session.manifest.classes,
         size_bytes=sum(file.stat().st_size for file in files),
         file=files[0] if len(files) == 1 else None,
         config=None,

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,13 @@ if TYPE_CHECKING:
     import torch
 
     from openglm import Model
+    from openglm.data.dataset import Dataset, Sample
 
 FOLDER = Path(__file__).with_name("model")
 SCALE = ".scale"
 """What is added to a weight's name for the scales of its rows."""
+PAIRS = ("mrpc", "sts-b")
+"""The tasks about two texts."""
 EXTRA = ("exits.", "fading.")
 """How the names begin of what the encoder itself does not have."""
 
@@ -40,7 +42,30 @@ def model() -> Model:
         name="open-autoglm-base",
         export=lambda: transformers_folder.cached(FOLDER, lambda: export(module())),
         trainable=Trainable(module, export),
+        stand_ins=lambda: stand_ins(loaded.config["openglm_tasks"]),
     )
+
+
+def stand_ins(tasks: Mapping[str, str]) -> Dataset:
+    """Sentences that every Python has, asked as the tasks ask: each after one of their words, and with a
+    second one where a task wants two, in turn the same without every third word, and another."""
+    from openglm.data.dataset import Dataset, Sample
+    from openglm.data.text import calibration_text
+
+    def read() -> Iterator[Sample]:
+        texts = [sample.inputs["text"] for sample in calibration_text()]
+        words = list(tasks.items())
+        for place, text in enumerate(texts):
+            # Even and odd samples are parted, and both are to have all tasks.
+            turn, second = divmod(place // 2, len(words))
+            task, word = words[second]
+            given = {"text": f"{word} {text}"}
+            if task in PAIRS:
+                shorter = " ".join(own for at, own in enumerate(text.split()) if at % 3 != 2)
+                given["text_pair"] = shorter if turn % 2 else texts[place - 1]
+            yield Sample(given)
+
+    return Dataset("sentences from Python's own manual, asked as its tasks ask,", read, labelled=False)
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -64,8 +89,7 @@ def _of_encoder(every: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def dressed(
     module: torch.nn.Module, config: Mapping[str, Any], every: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """The encoder with its exits, thresholds and gates, in place."""
-    from openglm.dynamic.cutting import GATES
+    """The encoder with its exits and thresholds, in place."""
     from openglm.passes.structure.blocks import blocks
     from openglm.training import exits, fading
 
@@ -80,6 +104,4 @@ def dressed(
     ]
     fading.attach(module, [block.name for block in blocks(module)], after, keep=1.0)
     module.load_state_dict({name: every[name] for name in every if name.startswith(EXTRA)}, strict=False)
-    notes, gates = module.graph_notes, json.dumps(config["openglm_gates"])
-    module.graph_notes = lambda: {**notes(), GATES: gates}  # type: ignore[operator,assignment]
     return module.eval()

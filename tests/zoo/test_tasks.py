@@ -1,0 +1,100 @@
+"""What open-autoglm-base learns: nothing that is held out, and a teacher's word beside the labels."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ZOO = Path(__file__).parents[2] / "zoo"
+ROWS = 40
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(ZOO))
+    import tasks
+
+    monkeypatch.setattr(tasks, "HELD_OUT", dict.fromkeys(tasks.WORDS, 6))
+    monkeypatch.setattr(tasks, "LONG", 3)
+    tasks.split.cache_clear()
+    yield tasks
+    del sys.modules["tasks"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Training rows of the four tasks; every third sentence of SST-2 is a part of another."""
+    texts = [f"The {word} number {number} ran home" for number in range(ROWS // 2) for word in ("cat", "dog")]
+    phrases = [text.removesuffix(" ran home") if place % 3 == 0 else text for place, text in enumerate(texts)]
+    layouts = {
+        "SST-2": ["sentence\tlabel", *(f"{text}\t{place % 2}" for place, text in enumerate(phrases))],
+        "CoLA": [f"a\t{place % 2}\t\t{text}" for place, text in enumerate(texts)],
+        "MRPC": [
+            "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+            *(f"{place % 2}\t1\t2\t{text}\tIt did {place}" for place, text in enumerate(texts)),
+        ],
+        "STS-B": [
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
+            *(
+                f"{place}\tm\tm\t1\t0\tn\tn\t{text}\tIt did {place}\t2.500"
+                for place, text in enumerate(texts)
+            ),
+        ],
+    }
+    for task, lines in layouts.items():
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_no_part_of_what_is_held_out_is_learnt(tasks: ModuleType, data: Path) -> None:
+    for task in tasks.WORDS:
+        kept, held = tasks.split(data, task)
+        assert len(held) == 6
+        assert kept
+        joined = "\n".join(row.inputs["text"] for row in held)
+        assert not [row for row in kept if row.inputs["text"].partition(" ")[2] in joined]
+    assert tasks.split(data, "sst-2") == tasks.split.__wrapped__(data, "sst-2"), "the same again"
+
+
+def test_labels_and_a_teachers_word(tasks: ModuleType, data: Path) -> None:
+    kept, _ = tasks.split(data, "cola")
+    sure = {row.inputs["text"]: 1.0 for row in kept} | {"grammar: Cats sleep": 1.0, "grammar: Sleep the": 0.0}
+    ones: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for sample in tasks.training(data, sure):
+        text = sample.inputs["text"]
+        ones[text] += int(sample.label or 0)
+        counts[text] += 1
+    for row in kept:
+        text = row.inputs["text"]
+        assert counts[text] == tasks.TIMES["cola"]
+        assert ones[text] in ((3,) if row.target else (1, 2)), "where label and teacher differ, half each"
+    assert [counts[text] for text in ("grammar: Cats sleep", "grammar: Sleep the")] == [1, 1]
+    assert (ones["grammar: Cats sleep"], ones["grammar: Sleep the"]) == (1, 0)
+    similar = tasks.split(data, "sts-b")[0][0].inputs["text"]
+    assert (counts[similar], ones[similar]) in ((5, 2), (5, 3)), "2.5 of 5"
+
+
+def test_further_sentences(tasks: ModuleType, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sentences.tsv"
+    file.write_text("Good birds sing all day\tgut\nToo short\tkurz\n", encoding="utf-8")
+    found = tasks.further(data, file)
+    kept, _ = tasks.split(data, "cola")
+    assert len(found) == 2 * len(kept) + 1
+    assert found == tasks.further(data, file)
+    own = {row.inputs["text"] for row in kept}
+    assert sum(row.inputs["text"] in own for row in found) < len(found) / 4
+    words = {word for row in kept for word in row.inputs["text"].split()} | {
+        "Good",
+        "birds",
+        "sing",
+        "all",
+        "day",
+    }
+    assert {word for row in found for word in row.inputs["text"].split()} <= words
