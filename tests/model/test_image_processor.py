@@ -100,6 +100,20 @@ def test_the_definition() -> None:
     np.testing.assert_allclose(array[0], expected, atol=1e-6)
 
 
+def test_a_small_picture_is_left_small() -> None:
+    processor = ImageProcessor(size=(12, 10), shortest_edge=14, small=8)
+    rng = np.random.default_rng(0)
+    for sides, made in (((8, 8), (8, 8)), ((5, 8), (8, 8)), ((9, 4), (12, 10)), ((40, 30), (12, 10))):
+        picture = rng.integers(0, 256, (*sides, 3), np.uint8)
+        found = processor([{"image": picture}])["pixel_values"]
+        assert found.shape[2:] == made
+        if sides == (8, 8):
+            np.testing.assert_allclose(found[0].transpose(1, 2, 0), picture / 255 * 2 - 1, atol=1e-6)
+    mixed = [{"image": np.zeros((side, side, 3), np.uint8)} for side in (8, 9)]
+    with pytest.raises(InputError, match="more than 8 pixels at a side and some do not"):
+        processor(mixed)
+
+
 def test_the_camera_was_turned() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turn by 90 degrees clockwise to view

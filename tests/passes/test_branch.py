@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import openglm
 from openglm.dynamic.program import ProgramRunner, open_file
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs
 from openglm.passes.branch import Branch
 from openglm.passes.contract import Context, Draft
+from openglm.runtimes import measure
+from openglm.search.result import Solution
 from openglm.search.trial import write_draft
 
 Build = Callable[..., ir.Model]
@@ -134,3 +138,40 @@ def test_without_a_limit_it_needs_data(pictures: tuple[Path, ir.Model]) -> None:
     path, large = pictures
     with pytest.raises(InputError, match="needs data to find one on"):
         Branch(small=str(path)).apply(large, Context())
+
+
+def test_samples_of_one_size_show_no_limit(pictures: tuple[Path, ir.Model], rng: np.random.Generator) -> None:
+    path, large = pictures
+    rows = [({"pixels": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)}, None) for _ in range(4)]
+    with pytest.raises(InputError, match="All samples come with 8 pixels"):
+        Branch(small=str(path)).apply(large, Context(labelled=lambda: iter(rows)))
+
+
+def test_a_small_picture_stays_small(
+    pictures: tuple[Path, ir.Model],
+    rng: np.random.Generator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processor makes all pictures one size, but for those that the small model answers."""
+    path, large = pictures
+    monkeypatch.setattr(measure, "speedup", lambda *_: 2.0)  # two models of a few products each
+    folder = tmp_path / "model"
+    folder.mkdir()
+    onnx_file.write(large, folder / "large.onnx")
+    config = {"size": 16, "do_normalize": False, "crop_size": 16}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    images = [rng.integers(0, 256, (side, side - 1, 3), np.uint8) for side in (7, 8, 9, 30)]
+    result = openglm.optimize(
+        folder / "large.onnx", "cortex-a53-2gb", data=[{"image": image} for image in images],
+        recipe=[Branch(small=str(path), limit=8)], max_drop=1.0, threads=1,
+        evaluation_samples=2, calibration_samples=2,
+    )  # fmt: skip
+    (tried,) = [trial for trial in result.trials if trial.recipe]
+    assert tried.available, tried.candidate.reason
+    with openglm.load(Solution(result, tried).save(tmp_path / "bundle"), threads=1) as session:
+        for image in images:
+            _, trace = session.trace(image=image)
+            assert trace.rows[0].nodes == ("branch", "small" if max(image.shape) <= 8 else "large")
+        with pytest.raises(InputError, match="one after another"):
+            session.run(image=[images[0], images[3]])

@@ -6,6 +6,7 @@ that the data allow.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import ClassVar
 
@@ -70,7 +71,8 @@ class Branch(Beside):
             ),
             start="branch",
         )
-        return pair.draft(program, note)
+        draft = pair.draft(program, note)
+        return draft if measured == TOKENS else replace(draft, small=limit)
 
     def _allowed(self, pair: Pair, measured: str, context: Context) -> tuple[int | None, str]:
         if context.labelled is None:
@@ -79,6 +81,11 @@ class Branch(Beside):
             )
         samples = Samples.of(islice(context.labelled(), self.samples))
         sizes = np.concatenate([_sizes(batch[measured], measured) for batch in samples.inputs])
+        if sizes.min() == sizes.max():
+            raise InputError(
+                f"All samples come with {sizes[0]:g} {_unit(measured)}, which shows no limit.",
+                "Give the limit.",
+            )
         answers = pair.answers(samples)
         found = calibrate(
             -sizes[None].astype(np.float64),

@@ -77,6 +77,8 @@ class Draft:
     graphs: Mapping[str, ir.Model]
     """By segment."""
     notes: tuple[str, ...] = field(default=())
+    small: int | None = None
+    """Pixels up to which pictures are left small, where they go another way then."""
 
 
 class PassConfig(BaseModel, ABC):

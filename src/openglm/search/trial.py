@@ -19,6 +19,7 @@ from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, mo
 from openglm.errors import OpenGLMError
 from openglm.model.extra_outputs import plain
 from openglm.model.model import Model
+from openglm.model.processors.image_processor import ImageProcessor
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import TensorSpec
@@ -166,6 +167,9 @@ def _judge(
             labelled = (lambda: feed.numbered(rows)) if asked else None
             draft = dynamic.apply(graph, Context(calibration=feed.calibration, labelled=labelled))
         notes += draft.notes
+        if draft.small is not None and isinstance(model.processor, ImageProcessor):
+            own = model.processor.model_copy(update={"small": draft.small})
+            feed = bench.feed.of(replace(model, processor=own))
         path = write_draft(draft, bench.outputs, folder)
     runner = open_file(path, threads=bench.setup.threads)
     size = sum(file.stat().st_size for file in model_files(path))

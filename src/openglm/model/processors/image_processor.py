@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openglm.errors import InputError, MissingExtraError
 
@@ -44,6 +44,9 @@ class ImageProcessor(BaseModel):
     """Resize the shorter edge to this, keeping proportions; None resizes to `size` itself."""
     resize: bool = True
     """False only crops."""
+    small: int | None = Field(default=None, ge=1)
+    """Pixels: a picture whose longer side has no more is brought to a square of so many, in place of `size`,
+    because a small model answers it."""
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
     mean: Channels = (0.5, 0.5, 0.5)
     std: Channels = (0.5, 0.5, 0.5)
@@ -104,7 +107,14 @@ class ImageProcessor(BaseModel):
         """The array by input name for a batch of samples; raises `InputError` on what is no image."""
         if not batch:
             raise InputError("There is no image.", 'Give at least one sample such as {"image": "photo.jpg"}.')
-        pixels = np.stack([self._pixels(sample.get("image")) for sample in batch])
+        pictures = [self._pixels(sample.get("image")) for sample in batch]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise InputError(
+                f"Some of these images have more than {self.small} pixels at a side, and some do not: "
+                "they go different ways.",
+                "Give them one after another.",
+            )
+        pixels = np.stack(pictures)
         if self.channels == "BGR":
             pixels = pixels[..., ::-1]
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -121,20 +131,22 @@ class ImageProcessor(BaseModel):
                 f"An image array is {pixels.dtype}{list(pixels.shape)}.",
                 "Give uint8 of shape [height, width, 3], in RGB.",
             )
-        height, width = self._resized(*pixels.shape[:2])
+        wanted, (height, width) = self.size, self._resized(*pixels.shape[:2])
+        if self.small is not None and self.resize and max(pixels.shape[:2]) <= self.small:
+            height, width = wanted = self.small, self.small
         if (height, width) != pixels.shape[:2]:
             image_module = _pillow(f"resizes an image to {height}x{width} pixels")
             picture = image_module.fromarray(np.ascontiguousarray(pixels))
             filter_number = _RESAMPLE.index(self.resample)
             pixels = np.asarray(picture.resize((width, height), image_module.Resampling(filter_number)))
-        top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
+        top, left = (height - wanted[0]) // 2, (width - wanted[1]) // 2
         if top < 0 or left < 0:
             raise InputError(
-                f"An image of {height}x{width} pixels is smaller than the {self.size[0]}x{self.size[1]} "
+                f"An image of {height}x{width} pixels is smaller than the {wanted[0]}x{wanted[1]} "
                 "that the model takes.",
                 "Give a larger image.",
             )
-        return pixels[top : top + self.size[0], left : left + self.size[1]]
+        return pixels[top : top + wanted[0], left : left + wanted[1]]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if not self.resize:
