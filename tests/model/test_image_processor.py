@@ -110,7 +110,7 @@ def test_a_small_picture_is_left_small() -> None:
         if sides == (8, 8):
             np.testing.assert_allclose(found[0].transpose(1, 2, 0), picture / 255 * 2 - 1, atol=1e-6)
     mixed = [{"image": np.zeros((side, side, 3), np.uint8)} for side in (8, 9)]
-    with pytest.raises(InputError, match="more than 8 pixels at a side and some do not"):
+    with pytest.raises(InputError, match="more than 8 pixels at a side, and some do not"):
         processor(mixed)
 
 
