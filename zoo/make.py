@@ -40,7 +40,7 @@ WORK = HOME.parent / "build" / "zoo"
 PACKAGE = HOME / "open-autoglm-base" / "open_autoglm_base"
 SCALE = ".scale"
 """What the package adds to a weight's name for the scales of its rows."""
-STEPS = 2500
+STEPS = 2000
 """For which exits and thresholds learn."""
 AFTER = (0, 2, 4)
 """Blocks that tokens may be dropped behind."""

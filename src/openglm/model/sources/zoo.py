@@ -80,7 +80,7 @@ ZOO: dict[str, Entry] = {
         package_folder="model",
         hub_id="",
         install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
-        sha256="b8d9cd0095303105becffcaedeaa89841829a625ef42bc9b26fedb60888b7a20",
+        sha256="07f4112ccb619002ae53d9dd66d3a9d74e2b7b8fbb430ac49f359f9f05c4d735",
         make="open_autoglm_base:model",
     ),
 }
