@@ -156,7 +156,11 @@ def _held_out(model: Model, data: Path) -> Samples:
 def _student(whole: Model, layers: int, data: Path) -> Model:
     context = make.context_of(whole, data, FOLDER / f"student-{layers}")
     model = LayerPruning(keep=layers).apply(whole, context).model
-    return Distil(steps=make.STEPS, alpha=1.0, seed=tasks.SEED).apply(model, context).model
+    return (
+        Distil(steps=make.STEPS, learning_rate=make.RATE, alpha=1.0, seed=tasks.SEED)
+        .apply(model, context)
+        .model
+    )
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ WORK = HOME.parent / "build" / "zoo"
 PACKAGE = HOME / "open-autoglm-base" / "open_autoglm_base"
 SCALE = ".scale"
 """What the package adds to a weight's name for the scales of its rows."""
-STEPS = 2000
-"""For which exits and thresholds learn."""
+STEPS, RATE = 2000, 6e-5
+"""For how long, and how fast, exits and thresholds learn."""
 AFTER = (0, 2, 4)
 """Blocks that tokens may be dropped behind."""
 EVERY_S = 20.0
@@ -88,7 +88,7 @@ def with_exits(folder: Path, data: Path) -> Model:
     for step in (
         EarlyExit(seed=tasks.SEED),
         TokenPruning(after=AFTER),
-        Distil(steps=STEPS, alpha=1.0, seed=tasks.SEED),
+        Distil(steps=STEPS, learning_rate=RATE, alpha=1.0, seed=tasks.SEED),
     ):
         model = step.apply(model, context).model
     return model
@@ -98,9 +98,13 @@ def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
     """What passes need that learn from a model, on all texts of the tasks without their labels."""
     processor = model.processor
     assert processor is not None
-    rows = [row.inputs for task in tasks.WORDS for row in tasks.split(data, task)[0]]
-    judged = [{"text": text} for text in taught(data, None)]
-    texts = {json.dumps(given, sort_keys=True): Sample(given) for given in (*rows, *judged)}
+    # As often as in fine-tuning: what hardly comes is forgotten.
+    texts = [
+        Sample(row.inputs)
+        for task, times in tasks.TIMES.items()
+        for row in tasks.split(data, task)[0]
+        for _ in range(times)
+    ]
     last = [0.0]
 
     def tell(share: float, words: str) -> None:
@@ -109,9 +113,9 @@ def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
             print(f"{checkpoint.name}: {words}", flush=True)
 
     return Context(
-        calibration=lambda: (processor([sample.inputs]) for sample in list(texts.values())[:64]),
+        calibration=lambda: (processor([sample.inputs]) for sample in texts[:64]),
         teacher=model,
-        training=Dataset("GLUE, four tasks", lambda: iter(texts.values()), labelled=False),
+        training=Dataset("GLUE, four tasks", lambda: iter(texts), labelled=False),
         checkpoint=checkpoint,
         trained=tell,
     )

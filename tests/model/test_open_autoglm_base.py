@@ -80,6 +80,19 @@ def test_dynamic_pruning_needs_no_data(optimized: Result, tmp_path: Path) -> Non
         assert trace.rows[0].nodes[0] == "segment_0"
 
 
+def test_what_stands_in_for_data_asks_as_the_tasks_do(model: Model) -> None:
+    assert model.stand_ins is not None
+    words = model.config["openglm_tasks"]
+    halves = [[sample.inputs for sample in half] for half in model.stand_ins().halves()]
+    for half in halves:
+        assert {given["text"].partition(" ")[0] for given in half} == set(words.values())
+        pairs = {given["text"].partition(" ")[0] for given in half if "text_pair" in given}
+        assert pairs == {words["mrpc"], words["sts-b"]}
+    asked = [{given["text"].partition(" ")[2] for given in half} for half in halves]
+    assert asked[0]
+    assert not asked[0] & asked[1], "what sets gates does not judge them"
+
+
 def test_a_batch_of_several_tasks_and_lengths_is_what_its_rows_are_alone(model: Model) -> None:
     """In float; with dynamic int8, ranges depend on what shares a batch."""
     processor = model.processor

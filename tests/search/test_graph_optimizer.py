@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from openglm import GraphOptimizer, load  # noqa: E402
+from openglm import AutoModel, GraphOptimizer, load  # noqa: E402
+from openglm.data.dataset import Dataset, Sample  # noqa: E402
 from openglm.errors import InputError  # noqa: E402
+from openglm.passes.contract import Context  # noqa: E402
+from openglm.passes.early_exit import EarlyExit  # noqa: E402
 from openglm.passes.fuse import Fuse  # noqa: E402
+from openglm.passes.program import ProgramOfExits  # noqa: E402
 from openglm.search.graph_optimizer import STRATEGIES  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"threads": 1, "calibration_samples": 4, "evaluation_samples": 12}
@@ -65,6 +70,21 @@ def test_a_dynamic_model_is_made_and_runs(classifier: Path, tmp_path: Path) -> N
 def test_passes_of_ones_own(bert_folder: Path) -> None:
     result = GraphOptimizer(bert_folder, "cortex-a53-2gb", **SETTINGS).optimize([Fuse()], max_drop=0.5)
     assert [trial.candidate.code for trial in result.trials] == ["as it is", "fuse"]
+
+
+def test_without_data_what_the_model_brought_sets_the_gates(classifier: Path) -> None:
+    model = AutoModel.from_pretrained(classifier)
+    own = Dataset("cats", lambda: (Sample({"text": row["text"]}) for row in ROWS), labelled=False)
+    given = {"calibration": lambda: iter([model.processor([ROWS[0]])])}  # type: ignore[misc]
+    learnt = replace(EarlyExit().apply(model, Context(**given)).model, stand_ins=lambda: own)
+    optimizer = GraphOptimizer(learnt, "cortex-a53-2gb", **SETTINGS)
+    assert codes(optimizer, "early_exit") == ["fuse", "program"], "it has exits"
+    assert optimizer.recipe("early_exit", max_drop=0.2)[-1] == ProgramOfExits(max_drop=0.2)
+    result = optimizer.optimize("early_exit")
+    assert result.bench.setup.max_drop == 0.05
+    (tried,) = [trial.candidate for trial in result.trials if trial.recipe]
+    assert any("of agreement with the whole model" in note for note in tried.notes), tried.reason
+    assert optimizer.optimize("early_exit", max_drop=0.02).bench.setup.max_drop == 0.02
 
 
 def test_errors_say_what_to_do(classifier: Path) -> None:

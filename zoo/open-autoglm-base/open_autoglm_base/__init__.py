@@ -47,25 +47,27 @@ def model() -> Model:
 
 
 def stand_ins(tasks: Mapping[str, str]) -> Dataset:
-    """Sentences that every Python has, asked as the tasks ask: each after one of their words, and with a
+    """Sentences that every Python has, asked as the tasks ask: each after all of their words, and with a
     second one where a task wants two, in turn the same without every third word, and another."""
     from openglm.data.dataset import Dataset, Sample
     from openglm.data.text import calibration_text
 
     def read() -> Iterator[Sample]:
         texts = [sample.inputs["text"] for sample in calibration_text()]
-        words = list(tasks.items())
-        for place, text in enumerate(texts):
-            # Even and odd samples are parted, and both are to have all tasks.
-            turn, second = divmod(place // 2, len(words))
-            task, word = words[second]
-            given = {"text": f"{word} {text}"}
-            if task in PAIRS:
-                shorter = " ".join(own for at, own in enumerate(text.split()) if at % 3 != 2)
-                given["text_pair"] = shorter if turn % 2 else texts[place - 1]
-            yield Sample(given)
+        # Even samples calibrate and odd ones judge: no text is to be in both.
+        for first, pair in enumerate(zip(texts[::2], texts[1::2], strict=False)):
+            for task, word in tasks.items():
+                for text, other in (pair, pair[::-1]):
+                    given = {"text": f"{word} {text}"}
+                    if task in PAIRS:
+                        given["text_pair"] = _shorter(text) if first % 2 else other
+                    yield Sample(given)
 
     return Dataset("sentences from Python's own manual, asked as its tasks ask,", read, labelled=False)
+
+
+def _shorter(text: str) -> str:
+    return " ".join(word for place, word in enumerate(text.split()) if place % 3 != 2)
 
 
 def weights() -> dict[str, torch.Tensor]:
