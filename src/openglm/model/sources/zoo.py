@@ -80,7 +80,7 @@ ZOO: dict[str, Entry] = {
         package_folder="model",
         hub_id="",
         install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
-        sha256="07f4112ccb619002ae53d9dd66d3a9d74e2b7b8fbb430ac49f359f9f05c4d735",
+        sha256="4f8e79ee5198283083ec199a222803d915185501ab878594834c659fe10c8d3e",
         make="open_autoglm_base:model",
     ),
 }
