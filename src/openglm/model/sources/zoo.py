@@ -72,7 +72,7 @@ ZOO: dict[str, Entry] = {
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
     "open-autoglm-base": Entry(
-        title="Classifier for four tasks of GLUE, with exits and gates",
+        title="Classifier for four tasks of GLUE, with exits",
         task="classification",
         parameters=22_713_986,
         licence="Apache-2.0",
