@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -317,16 +315,6 @@ def compared(
     lines = "\n".join(f"- {'PASS' if met else 'MISS'}: {words}" for met, words in verdicts)
     text = "\n\n".join([case.about, table(rows), lines, cost(searches[0])])
     return text, record(rows, case, searches[0], verdicts)
-
-
-def publish(name: str, text: str, given: argparse.Namespace, versions: Mapping[str, str], how: str) -> None:
-    """Print a part's text, and put it into the docs where that is wanted."""
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    where = f"{tables.machine(1, versions)} {how}".strip()
-    text = f"{text}\n\n{where}\n\n```sh\n{command}\n```"
-    print(f"\n{name}\n\n{text}\n", flush=True)
-    if given.write_docs:
-        tables.write(name, text)
 
 
 def finish(records: Sequence[dict], given: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ import cifar
 import compress
 import compress_peers
 import peers
+import tables
 from compress import Case, Entrant
 from nets import MobileNetV2, ResNet20
 from openglm import AutoModel
@@ -87,7 +88,7 @@ def main() -> int:
         ]  # fmt: skip
         text, found = compress.compared(part.case, entrants, searches, given.rounds)
         how = f"Medians of {given.rounds} interleaved rounds."
-        compress.publish(f"compress {name}", text, given, versions, how)
+        tables.publish(f"compress {name}", text, given, versions, how)
         records.append(found)
     return compress.finish(records, given)
 

@@ -64,11 +64,11 @@ def main() -> int:
         if not given.prepare:
             text, found = compress.compared(case, entrants, search(), given.rounds)
             how = f"Medians of {given.rounds} interleaved rounds."
-            compress.publish("compress text", text, given, versions, how)
+            tables.publish("compress text", text, given, versions, how)
             records.append(found)
     if "distillation" in given.parts and not given.prepare:
         text, found = _distillation(given.data, source)
-        compress.publish("compress distillation", text, given, {"torch": torch.__version__}, "")
+        tables.publish("compress distillation", text, given, {"torch": torch.__version__}, "")
         records.append(found)
     return compress.finish(records, given)
 

@@ -13,9 +13,8 @@ Networks and trainings are kept in build/benchmarks. Exits with 1 where a target
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +32,7 @@ from openglm.data.dataset import Dataset, Sample
 from openglm.device import profile
 from openglm.device.energy import energy_mj
 from openglm.device.latency import predict
-from openglm.dynamic.program import Trace, open_file
+from openglm.dynamic.program import ProgramRunner, Trace, open_file
 from openglm.dynamic.samples import Samples
 from openglm.model.analysis.statistics import analyse
 from openglm.model.extra_outputs import plain
@@ -48,7 +47,8 @@ from openglm.passes.fuse import Fuse
 from openglm.passes.program import ProgramOfExits, drafted
 from openglm.passes.structure.segments import Cuts
 from openglm.runtimes import measure
-from openglm.search.trial import write_draft
+from openglm.runtimes.onnxruntime import Runner
+from openglm.search.trial import running, write_draft
 
 FOLDER = Path(__file__).parent.parent / "build" / "benchmarks" / "dynamic-image"
 SETTING = 4000
@@ -65,8 +65,6 @@ TIMED = 60
 LESS = 0.3
 """Of the work, what has to be saved on average."""
 
-Runs = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -81,13 +79,9 @@ def main() -> int:
         text, passed = compared(rows, given.rounds)
         texts.append(f"{title}\n\n{text}")
         met &= passed
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = {name: version(name) for name in ("onnxruntime", "torch")}
-    how = f"{tables.machine(1, versions)} Medians of {given.rounds} interleaved rounds."
-    text = "\n\n".join([*texts, how, f"```sh\n{command}\n```"])
-    print(text)
-    if given.write_docs:
-        tables.write("dynamic image", text)
+    how = f"Medians of {given.rounds} interleaved rounds."
+    tables.publish("dynamic image", "\n\n".join(texts), given, versions, how)
     return 0 if met else 1
 
 
@@ -96,7 +90,7 @@ class Row:
     """A way to answer pictures, the static one first."""
 
     name: str
-    run: Runs
+    runner: Runner | ProgramRunner
     pictures: list[np.ndarray]
     """What is answered, one at a time."""
     labels: np.ndarray
@@ -110,8 +104,10 @@ def compared(rows: list[Row], rounds: int) -> tuple[str, bool]:
     """The table, and whether the program, which is last, meets the target."""
     right = [_right(row) for row in rows]
     places = np.random.default_rng(cifar.SEED).permutation(len(right[0]))[:TIMED]
-    timed = [[row.pictures[place] for place in places] for row in rows]
-    calls = {row.name: _all(row.run, own) for row, own in zip(rows, timed, strict=True)}
+    calls = {
+        row.name: running(row.runner, [{"pixel_values": row.pictures[place]} for place in places])
+        for row in rows
+    }
     times = measure.interleaved(calls, rounds=rounds)
     header = ["", "accuracy", "work, M", "ms", "x", f"mJ on {PHONE}, predicted"]
     first = times[rows[0].name]
@@ -120,11 +116,11 @@ def compared(rows: list[Row], rounds: int) -> tuple[str, bool]:
             row.name,
             f"{answered.mean():.4f}",
             f"{row.macs.mean() / 1e6:.1f}",
-            f"{np.median(times[row.name]) / len(own):.3f}",
+            f"{np.median(times[row.name]) / len(places):.3f}",
             f"{measure.speedup(first, times[row.name]):.2f}",
             f"{row.energy.mean():.2f}",
         ]
-        for row, own, answered in zip(rows, timed, right, strict=True)
+        for row, answered in zip(rows, right, strict=True)
     ]
     static, program = rows[0], rows[-1]
     saved = 1 - program.macs.mean() / static.macs.mean()
@@ -140,16 +136,8 @@ def compared(rows: list[Row], rounds: int) -> tuple[str, bool]:
 
 
 def _right(row: Row) -> np.ndarray:
-    said = [next(iter(row.run({"pixel_values": picture}).values())).argmax() for picture in row.pictures]
+    said = [next(iter(row.runner.run({"pixel_values": one}).values())).argmax() for one in row.pictures]
     return np.array(said) == row.labels
-
-
-def _all(run: Runs, pictures: list[np.ndarray]) -> Callable[[], None]:
-    def run_all() -> None:
-        for picture in pictures:
-            run({"pixel_values": picture})
-
-    return run_all
 
 
 def exits(data: Path) -> tuple[list[Row], str]:
@@ -232,7 +220,7 @@ def _static(name: str, graph: ir.Model, pictures: list[np.ndarray], labels: np.n
     onnx_file.write(graph, path)
     cost = _cost(graph, pictures[0].shape[-1])
     costs = np.tile(cost, (len(pictures), 1)).T
-    return Row(name, open_file(path, threads=1).run, pictures, labels, *costs)
+    return Row(name, open_file(path, threads=1), pictures, labels, *costs)
 
 
 def _program(name: str, draft: Draft, whole: ir.Model, pictures: list[np.ndarray], labels: np.ndarray) -> Row:
@@ -251,7 +239,7 @@ def _program(name: str, draft: Draft, whole: ir.Model, pictures: list[np.ndarray
                     known[key] = _cost(draft.graphs[node], picture.shape[-1])
                 total += known[key]
         costs.append(total)
-    return Row(name, runner.run, pictures, labels, *np.array(costs).T)
+    return Row(name, runner, pictures, labels, *np.array(costs).T)
 
 
 def _cost(graph: ir.Model, side: int) -> np.ndarray:

@@ -15,9 +15,8 @@ What zoo/make.py trains, and the students, are kept in build/zoo. Exits with 1 w
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +49,7 @@ from openglm.passes.program import ProgramOfExits, drafted
 from openglm.passes.structure.segments import Cuts
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
-from openglm.search.trial import write_draft
+from openglm.search.trial import running, write_draft
 
 FOLDER = make.WORK / "dynamic"
 DROP = 0.02
@@ -89,13 +88,8 @@ def main() -> int:
     given = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     text, met = compared(list(entrants(given.data)), given.data, given.rounds)
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = {name: version(name) for name in ("onnxruntime", "torch")}
-    text += f"\n\n{tables.machine(1, versions)} Medians of {given.rounds} interleaved rounds."
-    text += f"\n\n```sh\n{command}\n```"
-    print(text)
-    if given.write_docs:
-        tables.write("dynamic text", text)
+    tables.publish("dynamic text", text, given, versions, f"Medians of {given.rounds} interleaved rounds.")
     return 0 if met else 1
 
 
@@ -197,7 +191,7 @@ def compared(found: list[Entrant], data: Path, rounds: int) -> tuple[str, bool]:
     judged = {entrant.name: _judged(entrant, runners[entrant.name], dev, inputs) for entrant in found}
     times = {
         kind: measure.interleaved(
-            {entrant.name: _all(runners[entrant.name].run, batches) for entrant in found}, rounds=rounds
+            {entrant.name: running(runners[entrant.name], batches) for entrant in found}, rounds=rounds
         )
         for kind, batches in timed.items()
     }
@@ -216,14 +210,6 @@ def compared(found: list[Entrant], data: Path, rounds: int) -> tuple[str, bool]:
 
 def _spread(items: list[Any], count: int) -> list[Any]:
     return [items[int(place * len(items) / count)] for place in range(min(count, len(items)))]
-
-
-def _all(run: Callable[[Mapping[str, np.ndarray]], Any], batches: list[Any]) -> Callable[[], None]:
-    def run_all() -> None:
-        for batch in batches:
-            run(batch)
-
-    return run_all
 
 
 def _judged(

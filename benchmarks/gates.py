@@ -11,7 +11,6 @@ the graph uncut: what cutting alone costs.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,6 +44,7 @@ from openglm.passes.fuse import Fuse
 from openglm.passes.program import ProgramOfExits
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.search.trial import running
 
 SENTENCES = 40
 SETTING, MAX_DROP = 1000, 0.1
@@ -61,12 +61,8 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = measured(Path(folder), given.rounds)
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = {name: version(name) for name in ("onnxruntime", "numpy")}
-    text += f"\n\n{tables.machine(1, versions)} Medians of {given.rounds} rounds.\n\n```sh\n{command}\n```"
-    print(text)
-    if given.write_docs:
-        tables.write("gates", text)
+    tables.publish("gates", text, given, versions, f"Medians of {given.rounds} rounds.")
     return 0
 
 
@@ -129,7 +125,7 @@ def _calls(program: Program, folder: Path, states: dict[str, list[State]]) -> di
         segment = next(item for item in program.segments if item.name == name)
         runner = Runner(folder / segment.models[NAME], threads=1)
         given = [{key: state[key] for key in runner.inputs} for state in states[name]]
-        calls[name] = _all(runner.run, given)
+        calls[name] = running(runner, given)
     return calls
 
 
@@ -160,14 +156,6 @@ def _decisions(gate: GateConfig, state: State) -> Callable[[], None]:
     return decide
 
 
-def _all(run: Callable[[Any], Any], given: list[Any]) -> Callable[[], None]:
-    def run_all() -> None:
-        for each in given:
-            run(each)
-
-    return run_all
-
-
 def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> str:
     """The program in which nothing leaves and no token goes, in turn with the whole graph."""
     closed = program.model_copy(update={"gates": tuple(_closed(program))})
@@ -175,9 +163,9 @@ def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> 
     whole = Runner(folder / "whole.onnx", threads=1)
     times = measure.interleaved(
         {
-            "whole": _all(whole.run, inputs),
-            "closed": _all(open_program(closed, outputs, folder, threads=1).run, inputs),
-            "program": _all(open_program(program, outputs, folder, threads=1).run, inputs),
+            "whole": running(whole, inputs),
+            "closed": running(open_program(closed, outputs, folder, threads=1), inputs),
+            "program": running(open_program(program, outputs, folder, threads=1), inputs),
         },
         rounds=rounds,
     )

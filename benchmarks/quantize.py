@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,7 +164,6 @@ def main() -> int:
     versions = peers.versions()
     logging.disable(logging.WARNING)  # what other tools say of their own steps
 
-    command = shlex.join(["python", "benchmarks/quantize.py", *sys.argv[1:]])
     records = []
     for name in names:
         folder = FOLDER / "quantize" / name
@@ -174,11 +172,9 @@ def main() -> int:
         rows = measured(case, options.rounds)
         verdicts = targets(rows, case)
         lines = [f"- {'PASS' if met else 'MISS'}: {words}" for met, words in verdicts]
-        where = f"{tables.machine(1, versions)} Medians of {options.rounds} interleaved rounds."
-        text = "\n\n".join([case.about, table(rows, case), "\n".join(lines), where, f"```sh\n{command}\n```"])
-        print(f"\n{case.title}\n\n{text}\n", flush=True)
-        if options.write_docs:
-            tables.write(f"quantize {name}", text)
+        how = f"Medians of {options.rounds} interleaved rounds."
+        text = "\n\n".join([case.about, table(rows, case), "\n".join(lines)])
+        tables.publish(f"quantize {name}", text, options, versions, how)
         records.append(record(rows, case, verdicts))
     if options.json:
         options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")

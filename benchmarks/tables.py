@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +35,16 @@ def machine(threads: int, versions: Mapping[str, str]) -> str:
         f"Measured on {here.processor}{with_these}, {here.cores} cores, {here.system}; threads: {threads}. "
         f"Python {platform.python_version()}, {packages}."
     )
+
+
+def publish(name: str, text: str, given: argparse.Namespace, versions: Mapping[str, str], how: str) -> None:
+    """Print what a benchmark found on one thread, and put it into the docs where that is wanted."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    where = f"{machine(1, versions)} {how}".strip()
+    text = f"{text}\n\n{where}\n\n```sh\n{command}\n```"
+    print(f"\n{name}\n\n{text}\n", flush=True)
+    if given.write_docs:
+        write(name, text)
 
 
 def write(name: str, text: str, page: Path = PAGE) -> None:

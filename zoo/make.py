@@ -22,11 +22,12 @@ from pathlib import Path
 import tasks
 import teacher
 import torch
+from open_autoglm_base import SCALE
 from safetensors.torch import save_file
 
 from openglm import AutoModel, Model
 from openglm.data.dataset import Dataset, Sample
-from openglm.glue.finetuning import Plan, finetune
+from openglm.glue.finetuning import TOKENIZER, Plan, finetune
 from openglm.glue.tasks import Task
 from openglm.hashing import sha256
 from openglm.passes.contract import Context
@@ -38,8 +39,6 @@ from openglm.training.loop import Progress
 HOME = Path(__file__).parent
 WORK = HOME.parent / "build" / "zoo"
 PACKAGE = HOME / "open-autoglm-base" / "open_autoglm_base"
-SCALE = ".scale"
-"""What the package adds to a weight's name for the scales of its rows."""
 STEPS, RATE = 2000, 6e-5
 """For how long, and how fast, exits and thresholds learn."""
 AFTER = (0, 2, 4)
@@ -105,19 +104,13 @@ def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
         for row in tasks.split(data, task)[0]
         for _ in range(times)
     ]
-    last = [0.0]
-
-    def tell(share: float, words: str) -> None:
-        if time.monotonic() - last[0] > EVERY_S:
-            last[0] = time.monotonic()
-            print(f"{checkpoint.name}: {words}", flush=True)
-
+    say = _seldom()
     return Context(
         calibration=lambda: (processor([sample.inputs]) for sample in texts[:64]),
         teacher=model,
         training=Dataset("GLUE, four tasks", lambda: iter(texts), labelled=False),
         checkpoint=checkpoint,
-        trained=tell,
+        trained=lambda _, words: say(f"{checkpoint.name}: {words}"),
     )
 
 
@@ -144,7 +137,7 @@ def write(model: Model, folder: Path) -> None:
     config = {key: value for key, value in config.items() if not key.startswith("openglm_")}
     config |= {"openglm_tasks": tasks.WORDS, "openglm_tokens_after": AFTER}
     (target / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+    for name in TOKENIZER:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
     size = sum(file.stat().st_size for file in target.iterdir())
@@ -152,14 +145,21 @@ def write(model: Model, folder: Path) -> None:
 
 
 def _told(who: str) -> Callable[[Progress], None]:
-    last = [0.0]
+    say = _seldom()
+    return lambda progress: say(f"{who}: step {progress.step} of {progress.total}, loss {progress.loss:.3f}")
 
-    def tell(progress: Progress) -> None:
-        if time.monotonic() - last[0] > EVERY_S:
-            last[0] = time.monotonic()
-            print(f"{who}: step {progress.step} of {progress.total}, loss {progress.loss:.3f}", flush=True)
 
-    return tell
+def _seldom() -> Callable[[str], None]:
+    """Prints a line, unless the one before it was printed just now."""
+    last = -EVERY_S
+
+    def say(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > EVERY_S:
+            last = time.monotonic()
+            print(line, flush=True)
+
+    return say
 
 
 if __name__ == "__main__":

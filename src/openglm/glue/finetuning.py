@@ -28,8 +28,9 @@ from openglm.training import losses
 from openglm.training.loop import History, Progress, Settings, train
 from openglm.training.samples import Batch, Samples
 
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
-              "merges.txt")  # fmt: skip
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
+             "merges.txt")  # fmt: skip
+"""The files of a tokenizer that a transformers folder may hold."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _write_start(source: str, task: Task, plan: Plan, start: Path) -> None:
     start.mkdir(parents=True)
     transformers_folder.save_pretrained(module, start)
     longest = getattr(AutoModel.from_pretrained(source).processor, "max_length", None) or plan.max_length
-    for name in _TOKENIZER:
+    for name in TOKENIZER:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, start / name)
     settings = start / "tokenizer_config.json"
@@ -224,7 +225,7 @@ def _write(model: Model, work: Path, output: Path) -> None:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
     transformers_folder.save_pretrained(model.module.model, made)
-    for name in _TOKENIZER:
+    for name in TOKENIZER:
         if (work / "start" / name).is_file():
             shutil.copyfile(work / "start" / name, made / name)
     with suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,14 @@ def stored(source: str, threads: int, work: Path, resources: ExitStack) -> Provi
     folder = Path(source)
     if words := _words(source):
 
+        @cache
+        def loaded() -> Classifier:
+            return _open(source, threads, work / "model.onnx", resources)
+
         def of_several(task: Task) -> Classifier:
             if task.slug not in words:
                 raise InputError(f"{source} has not learnt {task.name}.", f"Give --tasks {','.join(words)}.")
-            loaded = _open(source, threads, work / f"{task.slug}.onnx", resources)
-            return _of_several(loaded, task, words[task.slug])
+            return _of_several(loaded(), task, words[task.slug])
 
         return of_several
     if not _several(folder):

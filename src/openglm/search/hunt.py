@@ -89,7 +89,13 @@ class Hunt:
         self.planner = Planner(self.space, bench.setup.max_drop, self.time_limit_s, may_train, training)
         self._tried: set[str] = set()
         for told in self.study.told():
-            self._take(told.params, told.effort, told.number, told.content)
+            try:
+                self._take(told.params, told.effort, told.number, told.content)
+            except (KeyError, TypeError, ValueError) as error:  # pydantic's and JSON's errors are ValueErrors
+                raise InputError(
+                    f"What the record of the search in {self.folder} has of trial {told.number} is damaged.",
+                    "Start anew with --fresh, or give another --output.",
+                ) from error
         self._recall_sensitivity()
 
     @property
@@ -217,13 +223,7 @@ class Hunt:
         return trial
 
     def _take(self, params: dict[str, Any], effort: int, number: int, content: str) -> Trial:
-        try:
-            trial = restore(content, self._place(number), self.bench)
-        except (KeyError, TypeError, ValueError) as error:  # pydantic's and JSON's errors are ValueErrors
-            raise InputError(
-                f"What the record of the search in {self.folder} holds of trial {number} is damaged.",
-                "Start anew with --fresh, or give another --output.",
-            ) from error
+        trial = restore(content, self._place(number), self.bench)
         self.done.append(Done(params, effort, trial))
         self.planner.begin(params, effort)
         self._tried.add(digest(trial.recipe))

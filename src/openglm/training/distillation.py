@@ -136,10 +136,9 @@ def run(
     trained = nn.ModuleDict({"student": copy.deepcopy(student.module)})
     objective = Objective(teacher, student.task, wanted)
     _check(teacher, student, rows, wanted)
-    compares = bool(wanted.hidden or wanted.relations)
     # What a row's answer is does not change, and every epoch needs it.
     repeated = settings.steps * settings.batch_size > len(rows.student)
-    kept = settings.batch_size if repeated and not compares and wanted.augment == "none" else None
+    kept = settings.batch_size if repeated and not wanted.compares and wanted.augment == "none" else None
     identity = "" if checkpoint is None else _identity(teacher, rows, judged, wanted)
 
     def answered(share: float) -> None:
@@ -147,7 +146,7 @@ def run(
 
     def evaluate(module: nn.Module) -> float:
         assert judged is not None
-        if not compares:
+        if not wanted.compares:
             judged.answer(objective, settings.batch_size, lambda _: None)
         return -objective.mean(module, judged, settings.batch_size)
 

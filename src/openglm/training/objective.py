@@ -35,6 +35,11 @@ class Distillation:
     relation_pairs: Sequence[tuple[Triple, Triple]] = ()
     augment: Literal["none", "mirror_shift"] = "none"
 
+    @property
+    def compares(self) -> bool:
+        """Whether layers are compared, for which the teacher has to run each time."""
+        return bool(self.hidden or self.relations)
+
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise InputError(f"The temperature is {self.temperature}.", "Give a positive number.")
@@ -186,7 +191,7 @@ class Objective:
         changed = wanted.augment == "mirror_shift" and trained.training
         if changed:
             batch = Batch(mirror_shift(batch.inputs), batch.labels, batch.indices)
-        if changed or self._compared():
+        if changed or wanted.compares:
             answer = self.asked(rows.for_teacher(batch))
         elif kept in rows.answers:
             answer = rows.answers[kept][batch.indices].to(device())

@@ -30,12 +30,15 @@ def model() -> Model:
     from openglm.model.model import Trainable
     from openglm.model.sources import transformers_folder
 
-    loaded = transformers_folder.load(str(FOLDER), lambda: _of_encoder(weights()))
+    def of_encoder() -> dict[str, torch.Tensor]:
+        return {name.removeprefix("model."): tensor for name, tensor in weights(extra=False).items()}
+
+    loaded = transformers_folder.load(str(FOLDER), of_encoder)
     assert loaded.trainable is not None
     plain, export = loaded.trainable.load, loaded.trainable.export
 
     def module() -> torch.nn.Module:
-        return dressed(plain(), loaded.config, weights())
+        return dressed(plain(), loaded.config, weights(extra=True))
 
     return replace(
         loaded,
@@ -70,33 +73,30 @@ def _shorter(text: str) -> str:
     return " ".join(word for place, word in enumerate(text.split()) if place % 3 != 2)
 
 
-def weights() -> dict[str, torch.Tensor]:
-    """All tensors by name, in float32."""
-    from safetensors.torch import load_file
+def weights(*, extra: bool) -> dict[str, torch.Tensor]:
+    """Tensors by name, in float32: those of the encoder, or what it does not have itself."""
+    from safetensors import safe_open
 
-    stored = load_file(FOLDER / "model.safetensors")
-    return {
-        name: tensor.float() * stored[name + SCALE][:, None] if name + SCALE in stored else tensor.float()
-        for name, tensor in stored.items()
-        if not name.endswith(SCALE)
-    }
-
-
-def _of_encoder(every: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix("model."): tensor for name, tensor in every.items() if not name.startswith(EXTRA)
-    }
+    found = {}
+    with safe_open(FOLDER / "model.safetensors", "pt") as file:
+        stored = set(file.keys())
+        for name in stored:
+            if name.startswith(EXTRA) == extra and not name.endswith(SCALE):
+                tensor = file.get_tensor(name).float()
+                scaled = name + SCALE in stored
+                found[name] = tensor * file.get_tensor(name + SCALE)[:, None] if scaled else tensor
+    return found
 
 
 def dressed(
-    module: torch.nn.Module, config: Mapping[str, Any], every: Mapping[str, torch.Tensor]
+    module: torch.nn.Module, config: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
     """The encoder with its exits and thresholds, in place."""
     from openglm.passes.structure.blocks import blocks
     from openglm.training import exits, fading
 
     found = blocks(module)[:-1]
-    width, outputs = every["exits.heads.0.answer.weight"].T.shape
+    width, outputs = extra["exits.heads.0.answer.weight"].T.shape
     heads = {block.name: exits.ExitHead(width, outputs, hidden=True) for block in found}
     exits.attach(module, heads)
     after = [
@@ -105,5 +105,5 @@ def dressed(
         if place in config["openglm_tokens_after"] and block.attention is not None
     ]
     fading.attach(module, [block.name for block in blocks(module)], after, keep=1.0)
-    module.load_state_dict({name: every[name] for name in every if name.startswith(EXTRA)}, strict=False)
+    module.load_state_dict(dict(extra), strict=False)
     return module.eval()
