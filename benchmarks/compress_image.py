@@ -78,15 +78,12 @@ def main() -> int:
         entrants = [Entrant("fp32", "fp32", part.fp32), *part.peers()]
         if given.prepare:
             continue
-        searches = [
-            compress.searched(
-                part.model(), folder / f"openglm-{drop:g}", fresh=given.fresh, seconds=given.time,
-                max_drop=drop, data=part.rows("held-out"), train=part.rows("train"),
-                evaluation_samples=HELD_OUT // 2, calibration_samples=CALIBRATION,
-            )
-            for drop in compress.DROPS
-        ]  # fmt: skip
-        text, found = compress.compared(part.case, entrants, searches, given.rounds)
+        search = compress.searched(
+            part.model(), folder / "openglm", fresh=given.fresh, seconds=given.time,
+            max_drop=compress.MAX_DROP, data=part.rows("held-out"), train=part.rows("train"),
+            evaluation_samples=HELD_OUT // 2, calibration_samples=CALIBRATION,
+        )  # fmt: skip
+        text, found = compress.compared(part.case, entrants, [search], given.rounds)
         how = f"Medians of {given.rounds} interleaved rounds."
         tables.publish(f"compress {name}", text, given, versions, how)
         records.append(found)
@@ -116,7 +113,7 @@ class _Part:
                 f"The loss is that of the accuracy over {len(classes)} test pictures, with the standard "
                 f"error of its difference to fp32's. Searches, ours and others', were guided by {HELD_OUT} "
                 "other test pictures; the rows 'fastest within' alone are picked by what is reported, among "
-                "the models that our searches accepted."
+                "the models that our search accepted."
             ),
             reported="test",
             samples=list(shown),

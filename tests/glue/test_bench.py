@@ -48,7 +48,7 @@ def knowing(wrong: int = 0, classes: Callable[[Task], Any] = lambda task: task.c
             ids = np.full((1, len(words.split())), found)
             return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
-        return Classifier(encode, run, names, 1000, None, None)
+        return Classifier(encode, run, names, 1000, Path("no.onnx"), None)
 
     return provide
 

@@ -19,6 +19,9 @@ CERTAINTY = 0.9
 """With which thresholds cost no more than allowed, if nothing else is said."""
 LAX = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 """How much, in shares of the loss allowed, those that leave at one exit may lose, from strict to lax."""
+CUT = 0.02
+"""What a cut with its gate takes, as a share of the whole model's work: about what benchmarks/gates.py finds
+for an encoder of six layers."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def leaving(scores: np.ndarray, thresholds: tuple[float | None, ...]) -> np.ndar
 def calibrate(
     scores: np.ndarray, losses: np.ndarray, work: np.ndarray, max_drop: float, certainty: float
 ) -> Calibrated:
-    """The thresholds with the least work of those that pass.
+    """The thresholds with the least work of those that pass, their cuts counted in.
 
     `scores` is (exits, rows), higher where an exit is surer; `losses` (exits + 1, rows), from 0 to 1,
     the end's last; `work` (exits + 1,) the share of the whole model's work that leaving there takes.
@@ -61,20 +64,28 @@ def calibrate(
     rows = np.arange(losses.shape[1])[deciding]
     found: tuple[float | None, ...] = (None,) * len(scores)
     least = float(work[-1])
-    for tried in _proposed(scores[:, half], excess[:, half], max_drop):
-        place = leaving(scores[:, rows], tried)
-        if not proven(excess[place, rows], max_drop, certainty):
+    for tried in _proposed(scores[:, half], excess[:, half], work, max_drop):
+        if not proven(excess[leaving(scores[:, rows], tried), rows], max_drop, certainty):
             break
-        if (mean := float(work[place].mean()) if rows.size else least) < least:
-            found, least = tried, mean
+        if (cost := _cost(scores[:, rows], tried, work)) < least:
+            found, least = tried, cost
     if not rows.size:
         return Calibrated(found, 0.0, 1.0, 0)
     place = leaving(scores[:, rows], found)
     return Calibrated(found, float(excess[place, rows].mean()), float(work[place].mean()), len(rows))
 
 
-def _proposed(scores: np.ndarray, excess: np.ndarray, max_drop: float) -> list[tuple[float | None, ...]]:
-    """Sets of thresholds, the least risky first: from each exit on, and with each share of what is allowed.
+def _cost(scores: np.ndarray, thresholds: tuple[float | None, ...], work: np.ndarray) -> float:
+    """The mean share of the whole model's work with that of the cuts that a row comes to."""
+    cuts = np.cumsum([*(least is not None for least in thresholds), False])
+    return float((work + CUT * cuts)[leaving(scores, thresholds)].mean())
+
+
+def _proposed(
+    scores: np.ndarray, excess: np.ndarray, work: np.ndarray, max_drop: float
+) -> list[tuple[float | None, ...]]:
+    """Sets of thresholds, the least risky first: from each exit on, and with each share of what is allowed,
+    exits left out whose cuts take more than they save.
 
     A set's risk is the mean of what it loses and twice that mean's standard error.
     """
@@ -85,11 +96,27 @@ def _proposed(scores: np.ndarray, excess: np.ndarray, max_drop: float) -> list[t
             _threshold(score, lost, lax * max_drop) for score, lost in zip(scores, excess[:-1], strict=True)
         ]
         for first in range(len(each)):
-            tried = (*[None] * first, *each[first:])
+            tried = _worthwhile(scores, (*[None] * first, *each[first:]), work)
             if any(least is not None for least in tried):
                 lost = excess[leaving(scores, tried), rows]
                 risks[tried] = float(lost.mean() + 2 * lost.std() / max(len(rows), 1) ** 0.5)
     return sorted(risks, key=lambda tried: risks[tried])
+
+
+def _worthwhile(
+    scores: np.ndarray, thresholds: tuple[float | None, ...], work: np.ndarray
+) -> tuple[float | None, ...]:
+    """These thresholds without those that save too little, one after another."""
+    while True:
+        fewer = [
+            (*thresholds[:place], None, *thresholds[place + 1 :])
+            for place, least in enumerate(thresholds)
+            if least is not None
+        ]
+        best = min((thresholds, *fewer), key=lambda tried: _cost(scores, tried, work))
+        if best == thresholds:
+            return thresholds
+        thresholds = best
 
 
 def _threshold(scores: np.ndarray, excess: np.ndarray, allowed: float) -> float | None:

@@ -18,6 +18,7 @@ from openglm.runtimes.onnxruntime import NAME, Runner
 
 PROGRAM_FILE = "program.json"
 """A program beside its segments, where there is no bundle yet."""
+_PROGRAM = Path(PROGRAM_FILE).suffix
 
 
 class Runs(Protocol):
@@ -182,14 +183,14 @@ class ProgramRunner:
 
 
 class ProgramFile(BaseModel):
-    """The content of a `PROGRAM_FILE`."""
+    """The content of a `PROGRAM_FILE`, or that part of a bundle's manifest."""
 
     program: Program
     outputs: tuple[TensorSpec, ...]
 
     @classmethod
     def read(cls, path: Path) -> ProgramFile:
-        """The content of a file that `search` wrote."""
+        """The content of a file, of which the rest is passed over."""
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
 
@@ -211,8 +212,9 @@ def open_program(
 
 
 def open_file(path: Path, *, threads: int | None = None) -> Runner | ProgramRunner:
-    """A model's file, or a `PROGRAM_FILE` with its segments, loaded; raises `InputError` for no such."""
-    if path.name != PROGRAM_FILE:
+    """A model's file, or a program's with its segments, a `PROGRAM_FILE` or a bundle's manifest, loaded;
+    raises `InputError` for no such."""
+    if path.suffix != _PROGRAM:
         return Runner(path, threads=threads)
     content = ProgramFile.read(path)
     return open_program(content.program, content.outputs, path.parent, threads=threads)
@@ -221,7 +223,7 @@ def open_file(path: Path, *, threads: int | None = None) -> Runner | ProgramRunn
 def model_files(path: Path) -> list[Path]:
     """The files of what `open_file` takes: weights in a file of their own are among them."""
     names = [path.name]
-    if path.name == PROGRAM_FILE:
+    if path.suffix == _PROGRAM:
         names = [
             file for segment in ProgramFile.read(path).program.segments for file in segment.models.values()
         ]

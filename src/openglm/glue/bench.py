@@ -190,8 +190,8 @@ class Bench:
         speedup = None if key == MODEL else measure.speedup(taken, own)
         return Side(name=name, latency=measure.summary(taken), speedup=speedup, **figures)
 
-    def _peak(self, path: Path | None, arrays: Arrays) -> float | None:
-        found = None if path is None else footprint.measure(path, arrays, self._threads)
+    def _peak(self, path: Path, arrays: Arrays) -> float | None:
+        found = footprint.measure(path, arrays, self._threads)
         return None if found is None else found.peak_mb
 
     def _path(self, other: Reference) -> Path:

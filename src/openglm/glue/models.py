@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from openglm.bundle.manifest import FILE
 from openglm.bundle.store import is_bundle, opened
 from openglm.data.dataset import Dataset
+from openglm.dynamic.program import model_files
 from openglm.dynamic.session import load
 from openglm.errors import InputError
 from openglm.glue import finetuning, read
@@ -25,7 +27,7 @@ from openglm.model.auto import AutoModel
 from openglm.model.extra_outputs import plain
 from openglm.model.sources import onnx_file, transformers_folder
 from openglm.model.sources.zoo import ZOO
-from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.runtimes.onnxruntime import Runner
 from openglm.training.loop import Progress
 
 Arrays = dict[str, np.ndarray]
@@ -42,8 +44,8 @@ class Classifier:
     classes: tuple[str, ...] | None
     """The names of its outputs, where it states them."""
     size_bytes: int
-    file: Path | None
-    """The engine's model file; None where a bundle has several."""
+    file: Path
+    """As `open_file` takes it."""
     config: Path | None
     """transformers' config.json, where it has one."""
 
@@ -196,13 +198,11 @@ def _open(source: str, threads: int, path: Path, resources: ExitStack) -> Classi
 def _open_bundle(source: Path, threads: int, resources: ExitStack) -> Classifier:
     folder, _ = resources.enter_context(opened(source))
     session = resources.enter_context(load(folder, threads=threads))
-    segments = session.manifest.program.segments
-    files = [folder / segment.models[NAME] for segment in segments]
     return Classifier(
         encode=lambda row: session.processor([row]),
         run=lambda arrays: main_output(session.run(arrays), "GLUE"),
         classes=session.manifest.classes,
-        size_bytes=sum(file.stat().st_size for file in files),
-        file=files[0] if len(files) == 1 else None,
+        size_bytes=sum(file.stat().st_size for file in model_files(folder / FILE)),
+        file=folder / FILE,
         config=None,
     )

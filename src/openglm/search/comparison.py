@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from openglm.bundle.manifest import Host, Timing
-from openglm.bundle.store import STUDY, is_bundle, opened
+from openglm.bundle.manifest import FILE, Host, Timing
+from openglm.bundle.store import is_bundle, opened
 from openglm.dynamic import footprint
-from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, model_files, open_file
+from openglm.dynamic.program import model_files, open_file
 from openglm.errors import InputError, nearest
 from openglm.metrics.fidelity import metric as fidelity
 from openglm.model.auto import AutoModel, printable
@@ -23,7 +23,7 @@ from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, version
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed, sizes
-from openglm.search.trial import MODEL_FILE, TIMED, running
+from openglm.search.trial import TIMED, running
 
 SAMPLES = 64
 
@@ -64,7 +64,13 @@ def compare(
 
     Raises `InputError` where they do not take the same inputs or give the same outputs.
     """
-    a, b = (_opened(source, folder / str(place), dims) for place, source in enumerate((one, other)))
+    with ExitStack() as resources:
+        a = _opened(one, folder / "a.onnx", dims, resources)
+        b = _opened(other, folder / "b.onnx", dims, resources)
+        return _compared(one, other, a, b, threads=threads, rounds=rounds)
+
+
+def _compared(one: str, other: str, a: _Opened, b: _Opened, *, threads: int, rounds: int) -> Comparison:
     takes = [each.reads.inputs for each in (a, b)]
     if {spec.name for spec in takes[0]} != {spec.name for spec in takes[1]}:
         raise InputError(
@@ -115,26 +121,18 @@ class _Opened:
 
     reads: Model | Bundled
     path: Path
-    """Of the model's file, or the program's."""
+    """Of the model's file, or the bundle's manifest."""
     shape: dict[str, int]
     """The sizes of its named dimensions."""
 
 
-def _opened(source: str, folder: Path, dims: Mapping[str, int]) -> _Opened:
-    """A model, or what is in a bundle, its files in a new folder."""
-    folder.mkdir()
+def _opened(source: str, file: Path, dims: Mapping[str, int], resources: ExitStack) -> _Opened:
+    """What is in a bundle, or a model, which is written to `file`."""
     if not is_bundle(Path(source)):
         model = AutoModel.from_pretrained(source)
-        path = folder / MODEL_FILE
-        onnx_file.write(plain(model.graph), path)
-        return _Opened(model, path, sizes(model, dims))
-    with opened(Path(source)) as (home, manifest):
-        path = folder / PROGRAM_FILE
-        shutil.copytree(home, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STUDY))
-        content = ProgramFile(program=manifest.program, outputs=manifest.outputs)
-        path.write_text(content.model_dump_json(), encoding="utf-8")
-        if unknown := sorted(set(dims) - set(manifest.shape)):
-            raise InputError(
-                f"{source} has no dimension '{unknown[0]}'.", nearest(unknown[0], manifest.shape)
-            )
-        return _Opened(Bundled.of(folder, manifest), path, {**manifest.shape, **dims})
+        onnx_file.write(plain(model.graph), file)
+        return _Opened(model, file, sizes(model, dims))
+    folder, manifest = resources.enter_context(opened(Path(source)))
+    if unknown := sorted(set(dims) - set(manifest.shape)):
+        raise InputError(f"{source} has no dimension '{unknown[0]}'.", nearest(unknown[0], manifest.shape))
+    return _Opened(Bundled.of(folder, manifest), folder / FILE, {**manifest.shape, **dims})

@@ -61,7 +61,7 @@ class GateConfig(BaseModel, ABC):
     def split(self, state: State) -> list[Passed]:
         """The rows by route; rows that take one route may come as several groups."""
         routes = self.decide(state)
-        if (routes == routes[0]).all():  # nothing to copy, as with every single row
+        if len(routes) == 1 or (routes == routes[0]).all():  # nothing to copy
             return [Passed(int(routes[0]), np.arange(len(routes)), state)]
         return [
             Passed(int(route), rows, {name: array[rows] for name, array in state.items()})
@@ -123,7 +123,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     values = np.asarray(logits, np.float64).reshape(len(logits), -1)
     if values.shape[1] == 1:
         values = np.concatenate([np.zeros_like(values), values], axis=1)
-    values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, np.nan)
+    if not np.isfinite(values).all():
+        values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, np.nan)
     shifted = np.exp(values - values.max(axis=1, keepdims=True))
     found: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
     return found

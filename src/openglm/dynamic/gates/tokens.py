@@ -51,6 +51,10 @@ class Tokens(GateConfig):
         counts = kept.sum(axis=1)
         if (counts == kept.shape[1]).all():
             return [Passed(0, rows, state)]
+        if len(rows) == 1 and counts[0]:  # as most come: nothing has to be filled up
+            places = np.flatnonzero(kept[0])
+            taken = {name: state[name].take(places, axis) for name, axis in self.axes.items()}
+            return [Passed(0, rows, state | taken)]
         longest = max(1, int(counts.max()))
         # A stable sort of what goes behind what stays keeps the tokens' order.
         places = np.argsort(~kept, axis=1, kind="stable")[:, :longest]
@@ -71,9 +75,9 @@ class Tokens(GateConfig):
 
     def kept(self, importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Whether each token stays, (rows, tokens). What is no number counts as important."""
-        there = (np.moveaxis(mask, self.axes[self.mask], 1).reshape(*importance.shape, -1) != self.absent)[
-            ..., 0
-        ]
+        there = (
+            np.moveaxis(mask, self.axes[self.mask], 1).reshape(*importance.shape, -1)[..., 0] != self.absent
+        )
         counted = np.where(there, importance, 0.0)
         mean = counted.sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
         kept: np.ndarray = there & ~(counted < self.scale * self.threshold * mean)
