@@ -154,6 +154,23 @@ def test_more_is_allowed_more_leave() -> None:
     assert work[-1] == pytest.approx(WORK[0], abs=0.01)
 
 
+def test_a_cut_has_to_pay() -> None:
+    rng = np.random.default_rng(3)
+    sure = rng.random(4000)
+    losses = np.zeros((4, 4000))
+    work = np.array([0.3, 0.32, 0.6, 1.0])
+    # All leave at the second who leave at the first, and hardly a row at the third who did not.
+    scores = np.stack([np.where(sure < 0.02, 1.0, 0.0), np.ones(4000), np.ones(4000)])
+    losses[0, sure >= 0.02] = 1.0
+    found = calibrate(scores, losses, work, 0.02, 0.9)
+    assert found.thresholds == (None, 1.0, None)
+    assert found.work == pytest.approx(0.32)
+    # The same exit where it saves more than it costs.
+    scores[0], losses[0] = np.where(sure < 0.5, 1.0, 0.0), sure >= 0.5
+    found = calibrate(scores, losses, np.array([0.2, 0.8, 0.9, 1.0]), 0.02, 0.9)
+    assert found.thresholds == (1.0, 1.0, None)
+
+
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_nothing_proven_nobody_leaves(count: int) -> None:
     scores, losses = samples(np.random.default_rng(0), count)

@@ -100,6 +100,17 @@ def test_updates_are_those_of_torch() -> None:
         torch.testing.assert_close(tensor, saved.state_of(twin)[name], rtol=1e-5, atol=1e-6)
 
 
+def test_a_module_learns_at_its_own_pace() -> None:
+    plan = replace(PLAN, steps=1, warmup=0, weight_decay=0, schedule="constant")
+    before, fast = net(), net()
+    fast[3].pace = 5.0
+    train(fast, Points(), loss, plan)
+    # The first update of Adam is of the learning rate's size, whatever the gradient.
+    for layer, rate in ((0, 0.01), (3, 0.05)):
+        step = (fast[layer].weight - before[layer].weight).abs()
+        torch.testing.assert_close(step, torch.full_like(step, rate), rtol=0.01, atol=0)
+
+
 def test_learning_rates() -> None:
     linear = [replace(PLAN, steps=10, warmup=0.2, schedule="linear").rate(step) for step in range(10)]
     assert linear == pytest.approx(

@@ -113,7 +113,7 @@ def _worthwhile(
             for place, least in enumerate(thresholds)
             if least is not None
         ]
-        best = min((thresholds, *fewer), key=lambda tried: _cost(scores, tried, work))
+        best = min((*fewer, thresholds), key=lambda tried: _cost(scores, tried, work))
         if best == thresholds:
             return thresholds
         thresholds = best

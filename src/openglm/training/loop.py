@@ -288,7 +288,7 @@ class _Run:
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.module.parameters(), settings.clip)
             for group in self.optimizer.param_groups:
-                group["lr"] = settings.rate(history.step)
+                group["lr"] = group["pace"] * settings.rate(history.step)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             history.step += 1
@@ -358,13 +358,27 @@ class _Run:
 
 
 def _optimizer(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        # Biases, and the weights of normalisations.
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    """A module that has a `pace` learns so many times faster."""
+    paces = {
+        parameter: float(member.pace)  # type: ignore[arg-type]
+        for member in module.modules()
+        if hasattr(member, "pace")
+        for parameter in member.parameters()
+    }
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            # Biases, and the weights of normalisations, do not decay.
+            kind = paces.get(parameter, 1.0), parameter.dim() > 1
+            groups.setdefault(kind, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": group, "pace": pace, "weight_decay": settings.weight_decay * decays}
+            for (pace, decays), group in sorted(groups.items(), key=lambda kind: kind[0], reverse=True)
+        ],
+        lr=settings.learning_rate,
+        fused=True,
+    )
 
 
 @contextmanager
