@@ -130,7 +130,7 @@ def export(
             if extra:
                 own = [output.name for output in graph.graph.outputs[: -len(extra)]]
                 _name_outputs(graph, [*own, *extra])
-            _compare(torch, graph, inputs, expected)
+            compare(graph, inputs, expected)
             strip(graph)
             graph.metadata_props.update(getattr(module, "graph_notes", dict)())
             if extra:
@@ -186,8 +186,10 @@ def _two_rows(torch: Any, example: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(torch: Any, graph: ir.Model, inputs: Mapping[str, Any], expected: Any) -> None:
+def compare(graph: ir.Model, inputs: Mapping[str, Any], expected: Any) -> None:
+    """Raise `InputError` where a graph does not give what a module gave for these tensors."""
     import onnxruntime
+    import torch
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -211,8 +213,8 @@ def _compare(torch: Any, graph: ir.Model, inputs: Mapping[str, Any], expected: A
             same = worst <= TOLERANCE * scale
         if not same:
             raise InputError(
-                f"The exported graph's output {index} differs from the module's by {worst:.2g}.",
-                "Report the model: its export is wrong.",
+                f"The graph's output {index} differs from the module's by {worst:.2g}.",
+                "Report the model: it is converted wrongly.",
             )
 
 

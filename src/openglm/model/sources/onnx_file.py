@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from openglm.errors import InputError
 from openglm.model.model import Model
+from openglm.model.modules import trainable
 from openglm.model.tensor import TensorSpec, specs
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def load(source: str) -> Model:
     path = Path(source)
     graph = read(path)
     processor = _processor_beside(path.parent, specs(graph.graph.inputs))
-    return Model(path.stem, source, _task(graph), export=lambda: graph, processor=processor)
+    return Model(
+        path.stem, source, _task(graph),
+        export=lambda: graph, processor=processor, trainable=trainable(graph),
+    )  # fmt: skip
 
 
 def _processor_beside(folder: Path, inputs: tuple[TensorSpec, ...]) -> Processor | None:
