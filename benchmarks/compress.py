@@ -286,13 +286,15 @@ def record(rows: Sequence[Row], case: Case, search: Search, verdicts: Sequence[t
     }
 
 
-def options(description: str, parts: Sequence[str], needed: Sequence[str]) -> argparse.Namespace:
-    """The command line; ends the program where data is missing. Silences what other tools say."""
+def options(
+    description: str, parts: Sequence[str], needed: Sequence[str], seconds: float
+) -> argparse.Namespace:
+    """The command line; each of our searches takes `seconds`, if nothing else is said. Ends the program where data is missing. Silences what other tools say."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {needed[0]}")
     parser.add_argument("--only", choices=tuple(parts), help="one part of it")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--time", type=float, default=1140, help="seconds for each of our searches")
+    parser.add_argument("--time", type=float, default=seconds, help="seconds for each of our searches")
     parser.add_argument("--prepare", action="store_true", help="only train networks and make peers' models")
     parser.add_argument("--fresh", action="store_true", help="search anew")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

@@ -27,8 +27,6 @@ MAX_DROP = 0.01
 """What a tool that can be told so may lose of the accuracy: one point."""
 RATIOS = (0.5, 0.3)
 """Shares of the neurons, heads or channels that torch-pruning takes away."""
-OLIVE_S = 600
-"""What Olive's own search is given: its space is small, and most of it gives the same few models."""
 TAYLOR_BATCHES = 16
 """Batches whose gradients say what to prune."""
 
@@ -153,11 +151,11 @@ def _untransposed(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def olive_told(target: Path) -> str:
+def olive_told(target: Path, seconds: float) -> str:
     """What the tables call the model that `olive_search` made: how many others it was chosen among."""
     nodes = json.loads(target.with_suffix(".footprint.json").read_text(encoding="utf-8")).values()
     measured = sum(1 for node in nodes if node["parent_model_id"] and (node["metrics"] or {}).get("value"))
-    return f"Olive's search, {OLIVE_S / 60:g} minutes, {measured} models measured"
+    return f"Olive's search, {seconds / 60:g} minutes, {measured} models measured"
 
 
 def _olive_data(guide: Guide) -> dict[str, dict[str, Any]]:
