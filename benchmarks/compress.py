@@ -289,7 +289,10 @@ def record(rows: Sequence[Row], case: Case, search: Search, verdicts: Sequence[t
 def options(
     description: str, parts: Sequence[str], needed: Sequence[str], seconds: float
 ) -> argparse.Namespace:
-    """The command line; each of our searches takes `seconds`, if nothing else is said. Ends the program where data is missing. Silences what other tools say."""
+    """The command line; each of our searches takes `seconds`, if nothing else is said.
+
+    Ends the program where data is missing. Silences what other tools say.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {needed[0]}")
     parser.add_argument("--only", choices=tuple(parts), help="one part of it")
