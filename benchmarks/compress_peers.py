@@ -148,6 +148,10 @@ def _untransposed(source: Path, target: Path) -> None:
                 attribute.i = 0
                 weight = weights[node.input[1]]
                 weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
+    # A file may state the shapes of weights, which are others now.
+    stated = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(stated)
     onnx.save(model, target)
 
 
