@@ -24,6 +24,7 @@ from openglm.passes.contract import Context, parse_step  # noqa: E402
 from openglm.passes.early_exit import EarlyExit  # noqa: E402
 from openglm.passes.layers import LayerPruning, evenly  # noqa: E402
 from openglm.passes.structure.blocks import blocks  # noqa: E402
+from openglm.passes.structure.residuals import residuals  # noqa: E402
 from openglm.passes.token_pruning import TokenPruning  # noqa: E402
 
 BLOCKS = 5
@@ -267,3 +268,56 @@ def test_layers_that_exits_hang_on_stay(write_classifier: Callable[..., Path], t
     for config in (EarlyExit(), TokenPruning()):
         with pytest.raises(InputError, match="after exits or token pruning"):
             LayerPruning(keep=2, which="first").apply(config.apply(model, context).model, context)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+        self.second.weight.data *= scale
+        self.second.bias.data *= scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.shortcut(x) + self.second(torch.relu(self.first(x))))
+
+
+def residual_net() -> nn.Module:
+    torch.manual_seed(0)
+    stages = [
+        nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU()),
+        nn.Sequential(Residual(8, 8, 1), Residual(8, 8, 1, scale=1e-3)),
+        nn.Sequential(Residual(8, 16, 2), Residual(16, 16, 1)),
+    ]
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
+
+
+def test_blocks_of_a_network_of_convolutions(run: Callable[..., Any]) -> None:
+    net = residual_net()
+    model = AutoModel.wrap(net, {"input": torch.randn(1, 3, 8, 8)}, task="image-classification")
+    pictures = [{"input": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)}]
+    result = LayerPruning(keep=2).apply(model, Context(calibration=lambda: pictures))
+    assert result.notes == ("Of 3 blocks these stay: 0, 2.",), "the one that does hardly anything goes"
+    x = torch.from_numpy(pictures[0]["input"])
+    expected = net[3:](net[2](net[1][0](net[0](x))))
+    assert torch.equal(result.model.module(x), expected)
+    np.testing.assert_allclose(
+        next(iter(run(result.model.graph, pictures[0]).values())), expected.detach().numpy(), atol=1e-5
+    )
+
+    def convolutions(graph: Any) -> int:
+        return sum(node.op_type == "Conv" for node in graph.graph)
+
+    assert convolutions(result.model.graph) == convolutions(model.graph) - 2
+    with pytest.raises(InputError, match="has 3 blocks, fewer than the 4"):
+        LayerPruning(keep=4).apply(model, Context())
+
+
+def test_what_changes_the_shape_stays() -> None:
+    found = residuals(residual_net())
+    assert [block.block.first.in_channels for block in found] == [8, 8, 16]
+    assert not residuals(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3))))
+    assert residuals(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 3, padding="same"))))

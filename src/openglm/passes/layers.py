@@ -1,8 +1,10 @@
-"""Depth pruning: a transformer with fewer blocks.
+"""Depth pruning: a transformer, or a network of residual blocks, with fewer of them.
 
 Evenly spaced blocks of a deep model make the better start for a shallow one than its first (Sanh et
 al. 2019, "DistilBERT"; Sajjad et al. 2023, "On the effect of dropping layers of pre-trained
-transformer models"); without training the blocks that change the output least go first.
+transformer models"); without training the blocks that change the output least go first. Of networks of
+convolutions the blocks go that give what they take another value, and no other shape: a residual network
+bears that, as one that was trained with blocks left out shows (Huang et al. 2016).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from openglm.passes.structure.residuals import Pool
+
 BATCHES = 32
 """Calibration batches, at most, that each removal is judged on."""
 TARGET_BYTES = 2**28
@@ -35,7 +39,8 @@ class LayerPruning(ModulePass):
     """Whole blocks are removed, each replaced by what goes into it.
 
     Every stack of blocks is cut alike, so of an encoder-decoder model both; a stack that has no more
-    than `keep` stays.
+    than `keep` stays. In a network of convolutions only blocks that keep the shape of a picture count, and
+    all of them are one stack.
     """
 
     scheme: ClassVar[str] = "layer_pruning"
@@ -97,7 +102,7 @@ class LayerPruning(ModulePass):
             )
         return Adapted(model.with_module(module), changed, tuple(notes))
 
-    def _kept(self, stack: _Stack, module: nn.Module, context: Context) -> list[int]:
+    def _kept(self, stack: _Stack | Pool, module: nn.Module, context: Context) -> list[int]:
         count = len(stack.positions)
         if self.layers is not None:
             return [index for index in self.layers if index < count]
@@ -121,15 +126,18 @@ def evenly(count: int, keep: int) -> list[int]:
     return [(2 * index * (count - 1) + keep - 1) // (2 * (keep - 1)) for index in range(keep)]
 
 
-def _stacks(module: nn.Module, name: str) -> list[_Stack]:
+def _stacks(module: nn.Module, name: str) -> Sequence[_Stack | Pool]:
     from openglm.passes.structure.blocks import blocks, no_blocks
+    from openglm.passes.structure.residuals import Pool, residuals
 
     positions: dict[str, list[int]] = {}
     for block in blocks(module):
         positions.setdefault(block.container, []).append(block.position)
-    if not positions:
+    if positions:
+        return [_Stack(module, path, found) for path, found in positions.items()]
+    if not (pool := residuals(module)):
         raise no_blocks(name)
-    return [_Stack(module, path, found) for path, found in positions.items()]
+    return [Pool(pool)]
 
 
 class _Stack:
@@ -183,7 +191,7 @@ class _Stack:
 
 
 def _greedy(
-    stack: _Stack,
+    stack: _Stack | Pool,
     module: nn.Module,
     batches: Iterable[Mapping[str, np.ndarray]],
     keep: int,

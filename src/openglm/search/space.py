@@ -159,17 +159,17 @@ def _structure(module: nn.Module, model: Model) -> Iterator[tuple[str, tuple[Any
     from torch import nn
 
     from openglm.passes.structure.blocks import blocks
+    from openglm.passes.structure.residuals import residuals
 
     found = blocks(module)
-    if found:
-        most = len({block.index for block in found})
+    most = len({block.index for block in found}) or len(residuals(module))
+    if most > 1:
         fewer = sorted({max(1, round(most * share)) for share in (5 / 6, 2 / 3, 1 / 2, 1 / 3)} - {most})
-        if fewer:
-            yield "layers", (most, *reversed(fewer))
-        if any(block.feed_forward for block in found):
-            yield "neurons", SHARES
-        if any(block.attention for block in found):
-            yield "heads", SHARES[:3]
+        yield "layers", (most, *reversed(fewer))
+    if any(block.feed_forward for block in found):
+        yield "neurons", SHARES
+    if any(block.attention for block in found):
+        yield "heads", SHARES[:3]
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     if len(convolutions) > 1:
         yield "channels", (1.0, 0.85, 0.75, 0.6, 0.5, 0.35, 0.25)
