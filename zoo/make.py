@@ -39,7 +39,7 @@ from openglm.training.loop import Progress
 HOME = Path(__file__).parent
 WORK = HOME.parent / "build" / "zoo"
 PACKAGE = HOME / "open-autoglm-base" / "open_autoglm_base"
-STEPS, RATE = 2000, 6e-5
+STEPS, RATE = 1000, 6e-5
 """For how long, and how fast, exits and thresholds learn."""
 AFTER = (0, 2, 4)
 """Blocks that tokens may be dropped behind."""

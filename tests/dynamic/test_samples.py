@@ -37,6 +37,17 @@ def test_losses_of_classes_and_of_numbers() -> None:
     np.testing.assert_array_equal(found, [[0.25, 1.0]])
 
 
+def test_a_label_may_be_a_probability() -> None:
+    end = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [np.nan, 0.0]])
+    labels: list[float | None] = [1.0, 0.25, 0.8, 0.5]
+    found = Samples([{}] * 4, labels).losses(np.stack([end, end[:, ::-1]]), end)
+    second = 1 / (1 + np.exp([1.0, -1.0]))
+    expected = [[0, abs(second[0] - 0.25), 0.3, 1], [1, abs(second[1] - 0.25), 0.3, 1]]
+    np.testing.assert_allclose(found, expected)
+    three = Samples([{}] * 4, labels).losses(np.eye(4, 3)[None], np.eye(4, 3))
+    np.testing.assert_array_equal(three, [[1, 1, 1, 1]])
+
+
 def test_none_at_all() -> None:
     with pytest.raises(InputError, match="no sample to set gates on"):
         Samples.of([])

@@ -95,6 +95,17 @@ def nearest(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return near, near.argmax(1)
 
 
+def test_two_classes_by_their_probability() -> None:
+    old = np.array([[0.0, 0.1], [3.0, -3.0], [1.0, 1.0]])
+    new = old + np.array([[0.2, 0.0], [0.0, 0.1], [5.0, 5.0]])
+    second = [1 / (1 + np.exp(rows[:, 0] - rows[:, 1])) for rows in (new, old)]
+    expected = 1 - np.abs(second[0] - second[1]).mean()
+    assert fidelity(new, old, "classification").value == pytest.approx(expected)
+    # Which the cosine takes for the opposite, though the model hardly minds.
+    assert fidelity(new[:1], old[:1], "classification").value > 0.9
+    assert fidelity(new[:1], old[:1]).value < 0.5
+
+
 def test_neighbours_by_definition() -> None:
     old = RNG.standard_normal((700, 5))
     new = old + 0.2 * RNG.standard_normal((700, 5))

@@ -63,7 +63,7 @@ class Looker(nn.Sequential):
 def reader(outputs: int = 3) -> Any:
     """With exits after the first and the second block."""
     module = Reader(outputs).eval()
-    heads = {f"blocks.{place}": ExitHead(6, outputs, hidden=True) for place in range(2)}
+    heads = {f"blocks.{place}": ExitHead(6, outputs, tokens=True) for place in range(2)}
     exits.attach(module, heads)
     return module
 
@@ -74,7 +74,8 @@ def by_hand(module: Any, x: Any) -> list[Any]:
     for block, head in zip(module.blocks, [*module.exits.heads, None], strict=True):
         x = x + torch.tanh(x @ block.dense.weight.T + block.dense.bias)
         if head is not None:
-            vector = torch.tanh(x[:, 0] @ head.hidden.weight.T + head.hidden.bias)
+            read = torch.cat([x[:, 0], x.mean(1)], 1)
+            vector = torch.tanh(read @ head.hidden.weight.T + head.hidden.bias)
             found.append(vector @ head.answer.weight.T + head.answer.bias)
     return [x[:, 0] @ module.head.weight.T + module.head.bias, *found]
 
@@ -99,11 +100,42 @@ def test_answers_from_tokens() -> None:
 
 def test_answers_from_pictures() -> None:
     module = Looker().eval()
-    head = ExitHead(4, 3, hidden=False)
+    head = ExitHead(4, 3, tokens=False)
     x = torch.randn(5, 2, 8, 8)
     end, seen = module(x), module[0](x)
     exits.attach(module, {"0": head})
     close(module(x), [end, seen.mean((2, 3)) @ head.answer.weight.T + head.answer.bias])
+
+
+class Masked(Reader):
+    """A reader whose blocks are given a mask, by name, as those of transformers are."""
+
+    class Block(Block):
+        def forward(self, x: Any, attention_mask: Any = None) -> Any:
+            return super().forward(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(self.Block(6) for _ in range(3))
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        for block in self.blocks:
+            (x,) = block(x, attention_mask=mask)
+        return {"logits": self.head(x[:, 0])}
+
+
+def test_a_token_counts_in_the_mean_as_much_as_the_mask_leaves_of_it() -> None:
+    module = Masked().eval()
+    exits.attach(module, {"blocks.1": ExitHead(6, 3, tokens=True)})
+    there = torch.tensor([[1.0, 1.0, 0.25, 0.0]]).expand(5, 4)
+    mask = there.log().clamp(min=torch.finfo(torch.float32).min)
+    x = module.blocks[1](*module.blocks[0](X))[0]
+    mean = (x * there[:, :, None]).sum(1) / 2.25
+    (head,) = module.exits.heads
+    vector = torch.tanh(head.hidden(torch.cat([x[:, 0], mean], 1)))
+    torch.testing.assert_close(module(X, mask[:, None, None])[1], head.answer(vector))
+    shorter = module(X[:, :2], torch.zeros(5, 1, 1, 2))
+    close(shorter, module(X, there.gt(0.5).float().log().clamp(min=-1e30)[:, None, None]))
 
 
 def test_a_copy_answers_by_itself() -> None:
@@ -126,6 +158,16 @@ def test_gradients_reach_the_layers_before_an_exit_alone() -> None:
     assert module.blocks[0].dense.weight.grad.abs().sum() > 0
     assert module.blocks[1].dense.weight.grad is None
     assert module.exits.heads[1].answer.weight.grad is None
+
+
+def test_layers_learn_little_from_exits() -> None:
+    def learnt(module: Any) -> Any:
+        module.zero_grad()
+        module(X)[1].sum().backward()
+        return [module.blocks[0].dense.weight.grad, module.exits.heads[0].answer.weight.grad]
+
+    whole, (layer, head) = learnt(reader()), learnt(reader().train())
+    close([layer, head], [exits.SHARE * whole[0], whole[1]])
 
 
 def objective(teacher: Any, task: str, **wanted: Any) -> Objective:

@@ -66,10 +66,15 @@ class Samples(NamedTuple):
 
     def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
         """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
-        off as a share of the range. Without labels, `end`, (rows, classes), is what is right."""
+        off as a share of the range. Without labels, `end`, (rows, classes), is what is right. A label between
+        0 and 1 is the probability that the second of two classes should have."""
         if end.shape[-1] > 1:
-            wanted = np.array(self.labels) if self.known else end.argmax(-1)
+            wanted = np.array(self.labels, np.float64) if self.known else end.argmax(-1)
             wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
+            between = (wanted % 1 != 0) & (end.shape[-1] == 2)
+            apart = np.clip(answers[..., between, 0] - answers[..., between, -1], -500, 500)
+            off = np.abs(1 / (1 + np.exp(apart.astype(np.float64))) - wanted[between])
+            wrong[..., between] = np.nan_to_num(off, nan=1.0)
             return wrong
         right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
         span = float(np.ptp(right)) or 1.0

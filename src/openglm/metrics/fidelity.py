@@ -2,9 +2,10 @@
 
 The cosine of a sample is that between its output and the original's, each flattened. It says nothing
 of an output with one element, for which stands 1 - min(1, |difference| / r), r being the root mean
-square of the original's outputs over all samples. For integer outputs stands the share of equal
-elements. Two zero vectors count 1, one zero vector 0. A model with several outputs is as good as its
-worst one.
+square of the original's outputs over all samples, and little of a classifier's two, of which it is the sign
+of their difference; there stands 1 - |difference| of the second class's probability. For integer outputs
+stands the share of equal elements. Two zero vectors count 1, one zero vector 0. A model with several
+outputs is as good as its worst one.
 
 The value is in [0, 1], 1 where nothing changed, so that "at most 0.01 lost" means the same for
 every task:
@@ -59,14 +60,15 @@ class Fidelity:
         broken = _non_finite(outputs)
         if broken:
             return Score(0.0, {"non_finite": broken})
-        closeness = [_closeness(outputs[name], reference[name]) for name in reference]
+        classes = evaluation.task.endswith("classification")
+        closeness = [_closeness(outputs[name], reference[name], classes) for name in reference]
         cosine = min(value for value, _ in closeness)
         details = {"cosine": cosine, "relative_error": max(error for _, error in closeness)}
         value = cosine
         if evaluation.task == "embedding":
             details |= _neighbours(outputs, reference, evaluation.pairs)
             value = min(value, 1 - details.get("neighbour_regret", 0.0))
-        elif evaluation.task.endswith("classification"):
+        elif classes:
             details |= _decisions(outputs, reference)
             value = min(value, 1 - details.get("decision_regret", 0.0))
         return Score(min(1.0, max(0.0, value)), details)
@@ -101,7 +103,7 @@ def _non_finite(outputs: Arrays) -> float:
 
 
 def _closeness(
-    rows: np.ndarray | Sequence[np.ndarray], originals: np.ndarray | Sequence[np.ndarray]
+    rows: np.ndarray | Sequence[np.ndarray], originals: np.ndarray | Sequence[np.ndarray], classes: bool
 ) -> tuple[float, float]:
     """Mean cosine (or what stands for it) and mean relative error of one output."""
     scalar = all(np.size(row) == 1 for row in originals)
@@ -111,6 +113,9 @@ def _closeness(
         for row, original in zip(rows, originals, strict=True)
     ]
     cosine, error = np.mean(found, axis=0)
+    if classes and all(np.shape(row) == (2,) for row in (*rows, *originals)):
+        new, old = (_probabilities(np.asarray(both, np.float64))[:, 1] for both in (rows, originals))
+        cosine = 1 - np.abs(new - old).mean()
     return float(cosine), float(error)
 
 

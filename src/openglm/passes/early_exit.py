@@ -91,7 +91,7 @@ class EarlyExit(ModulePass):
             for path in chain:
                 shape, _ = seen[path]
                 heads[path] = exits.ExitHead(
-                    shape[1] if len(shape) == 4 else shape[-1], answer.shape[-1], hidden=len(shape) == 3
+                    shape[1] if len(shape) == 4 else shape[-1], answer.shape[-1], tokens=len(shape) == 3
                 )
         exits.attach(module, heads)
         return Adapted(model.with_module(module), True, (f"Exits after {', '.join(chain)}.",))

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from openglm.dynamic.cutting import IMPORTANCE, STATES, THRESHOLDS
 from openglm.errors import InputError
+from openglm.training.exits import additive_mask
 from openglm.training.losses import main_output
 
 ATTRIBUTE = "fading"
@@ -79,7 +80,7 @@ class Fading(nn.Module):
         """A hook before every block: its additive mask (rows, 1, 1, tokens) with what has faded."""
 
         def faded(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or value.dim() != 4 or not value.is_floating_point():
+            if not additive_mask(value):
                 return value
             if not self._present:
                 self._present.append((value[:, 0, 0] == 0).to(value.dtype))

@@ -96,8 +96,8 @@ def dressed(
     from openglm.training import exits, fading
 
     found = blocks(module)[:-1]
-    width, outputs = extra["exits.heads.0.answer.weight"].T.shape
-    heads = {block.name: exits.ExitHead(width, outputs, hidden=True) for block in found}
+    outputs = len(extra["exits.heads.0.answer.weight"])
+    heads = {block.name: exits.ExitHead(config["hidden_size"], outputs, tokens=True) for block in found}
     exits.attach(module, heads)
     after = [
         (block.name, block.attention.holder)

@@ -80,7 +80,7 @@ ZOO: dict[str, Entry] = {
         package_folder="model",
         hub_id="",
         install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
-        sha256="4f8e79ee5198283083ec199a222803d915185501ab878594834c659fe10c8d3e",
+        sha256="35fb9177efb2d5c231156d317fd031d9e5f402af72d59e49c45b14aa7d0afd68",
         make="open_autoglm_base:model",
     ),
 }
