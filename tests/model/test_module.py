@@ -141,7 +141,7 @@ def test_a_wrong_graph_is_noticed() -> None:
     with torch.no_grad():
         expected = net(**inputs)
     with pytest.raises(InputError, match="differs from the module's by 1"):
-        modules._compare(torch, graph, inputs, expected)
+        modules.compare(graph, inputs, expected)
 
 
 @pytest.mark.parametrize("inputs", [[], [1, 2, 3]])

@@ -95,15 +95,15 @@ def test_a_program_is_made_and_chosen(made: Made) -> None:
     assert best.trial.path.name == PROGRAM_FILE
     assert best.candidate.size_bytes == sum(file.stat().st_size for file in model_files(best.trial.path))
     assert best.candidate.notes[0] == "Exits after features.0, features.1."
-    assert best.candidate.notes[-1].startswith("Inputs leave at exit 1")
+    assert best.candidate.notes[-1].startswith("Inputs leave at exit 2")
     assert "calibrating" in best.candidate.spent
 
 
 def test_manifest_and_report_name_the_programs_files(made: Made) -> None:
     manifest = read_manifest(made.bundle)
     segments = [segment.models["onnxruntime"] for segment in manifest.program.segments]
-    assert segments == [f"segment_{place}.onnx" for place in range(3)]
-    assert [gate.kind for gate in manifest.program.gates] == ["confidence"] * 2
+    assert segments == [f"segment_{place}.onnx" for place in range(2)]
+    assert [gate.kind for gate in manifest.program.gates] == ["confidence"]
     page = (made.bundle / "report.html").read_text(encoding="utf-8")
     for name in segments:
         assert manifest.files[name].sha256 == sha256(made.bundle / name)
@@ -151,7 +151,7 @@ def test_a_finished_program_is_read_back(made: Made, tmp_path: Path, monkeypatch
     first, second = (read_manifest(path) for path in (made.bundle, bundle))
     assert first.program == second.program
     assert all(
-        second.files[f"segment_{place}.onnx"] == first.files[f"segment_{place}.onnx"] for place in range(3)
+        second.files[f"segment_{place}.onnx"] == first.files[f"segment_{place}.onnx"] for place in range(2)
     )
 
 

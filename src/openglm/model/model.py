@@ -26,6 +26,8 @@ class Trainable:
     """Gives the module, in evaluation mode, with `forward`'s parameters named as the graph's inputs."""
     export: Callable[[nn.Module], ir.Model]
     """Makes the graph of any module that takes and returns what the loaded one does."""
+    converted: bool = False
+    """Whether the module was made of a graph."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Model:
             self,
             export=lambda: export(module),
             processor=processor or self.processor,
-            trainable=Trainable(lambda: module, export),
+            trainable=replace(self.trainable, load=lambda: module),
         )
 
     @property

@@ -144,6 +144,14 @@ class Bench:
         """Sizes of the named dimensions that are measured and predicted with."""
         return self.verdict.dims
 
+    @property
+    def cuts(self) -> bool:
+        """Whether structures are cut and trained: with data, and where the module has to be made of a file's
+        graph first, with training data."""
+        trainable = self.model.trainable
+        given = self.setup.training if trainable is not None and trainable.converted else self.training
+        return trainable is not None and given is not None
+
     def quality(self, outputs: Mapping[str, Any], every: int = 1) -> Quality:
         """A model's outputs over every `every`-th of the samples that judge, judged."""
         reference = {name: rows[::every] for name, rows in self.reference.items()}

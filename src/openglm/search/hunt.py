@@ -68,7 +68,7 @@ class Hunt:
     def __post_init__(self) -> None:
         bench = self.bench
         statistics = analyse(bench.model.graph, bench.dims)
-        may_train = bench.training is not None and self.recipe is None
+        may_train = bench.cuts and self.recipe is None
         self.space = Space.of(
             bench.model, statistics, structure=may_train, gates_drop=_gates_drop(bench) if may_train else None
         )

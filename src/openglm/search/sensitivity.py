@@ -131,7 +131,7 @@ def parts(bench: Bench) -> list[Part]:
     Where nothing is to be cut, the module is not looked at, which takes torch: the graph is enough.
     """
     layers = [layer for layer in analyse(bench.model.graph, bench.dims).layers if layer.macs]
-    if not _may_cut(bench):
+    if not bench.cuts:
         return [Part(name, (name,)) for name, members in group(layers, MOST) if name != members[0].node]
     if found := list(_blocks(bench)):
         return found
@@ -140,10 +140,6 @@ def parts(bench: Bench) -> list[Part]:
         work[layer.name] = work.get(layer.name, 0) + layer.macs
     heaviest = set(sorted(work, key=lambda name: -work[name])[:MOST])
     return [Part(name, (name,), tuple(_layer_cuts(bench, name))) for name in work if name in heaviest]
-
-
-def _may_cut(bench: Bench) -> bool:
-    return bench.model.trainable is not None and bench.training is not None
 
 
 def _blocks(bench: Bench) -> Iterator[Part]:
@@ -249,7 +245,7 @@ def _cache(bench: Bench, batches: list[Batch]) -> Path:
     from platformdirs import user_cache_path
 
     digest = hashlib.sha256(f"{REVISION} {version('openglm')} {sha256(bench.original)}".encode())
-    digest.update(str(_may_cut(bench)).encode())
+    digest.update(str(bench.cuts).encode())
     for batch in batches:
         for name, array in sorted(batch.items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())

@@ -39,9 +39,16 @@ def trainable(graph: ir.Model) -> Trainable | None:
     """
     nodes = list(graph.graph)
     known = all(node.domain in ("", "ai.onnx") and node.op_type in KNOWN for node in nodes)
-    if not known or find_spec("torch") is None or find_spec("onnxscript") is None:
+    if not known or not all(map(_installed, ("torch", "onnxscript"))):
         return None
-    return Trainable(lambda: _checked(graph), lambda module: _exported(module, graph))
+    return Trainable(lambda: _checked(graph), lambda module: _exported(module, graph), converted=True)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 def _example(graph: ir.Model) -> dict[str, Any]:
