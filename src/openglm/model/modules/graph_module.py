@@ -114,7 +114,7 @@ class _Builder:
         function = operators.OPERATORS.get(node.op_type)
         if function is None:
             raise _unknown(node.op_type)
-        settings = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+        settings = _settings(node)
         for name, value in settings.items():
             if isinstance(value, torch.Tensor):
                 settings[name] = self._buffer(name, value)
@@ -183,6 +183,11 @@ def _plain(attribute: ir.Attr) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _settings(node: ir.Node) -> dict[str, Any]:
+    """A node's attributes."""
+    return {name: _plain(attribute) for name, attribute in node.attributes.items()}
+
+
 def _path(node: ir.Node) -> str:
     """What a layer is called: as its weight is, as its module was, or as its operator."""
     place = 0 if node.op_type == "Gather" else 1
@@ -214,7 +219,7 @@ def _bias_after(node: ir.Node, constants: dict[str, Any]) -> ir.Node | None:
 
 def _conv(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
-    settings = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+    settings = _settings(node)
     dims = 0 if weight is None else weight.dim() - 2
     pads = settings.get("pads") or [0] * 2 * dims
     uneven = pads[:dims] != pads[dims:] or settings.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
@@ -232,7 +237,7 @@ def _conv(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | No
 
 def _transposed(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
-    settings = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+    settings = _settings(node)
     dims = 0 if weight is None else weight.dim() - 2
     pads = settings.get("pads") or [0] * 2 * dims
     odd = settings.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in settings
@@ -251,7 +256,7 @@ def _transposed(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Modul
 
 def _gemm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
-    settings = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+    settings = _settings(node)
     plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
     if (
         weight is None
@@ -286,26 +291,23 @@ def _batch_norm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Modul
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(len(shape))
     if kind is None:
         return None
-    attributes = node.attributes
-    epsilon = attributes["epsilon"].as_float() if "epsilon" in attributes else 1e-5
-    momentum = attributes["momentum"].as_float() if "momentum" in attributes else 0.9
-    layer = kind(len(weight), epsilon, 1 - momentum)
+    settings = _settings(node)
+    layer = kind(len(weight), settings.get("epsilon", 1e-5), 1 - settings.get("momentum", 0.9))
     return _filled(layer, weight=weight, bias=bias, running_mean=mean, running_var=variance)
 
 
 def _layer_norm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-    if weight is None or axis != -weight.dim() or len(node.outputs) > 1:
+    settings = _settings(node)
+    if weight is None or settings.get("axis", -1) != -weight.dim() or len(node.outputs) > 1:
         return None
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    layer = nn.LayerNorm(tuple(weight.shape), epsilon, bias=bias is not None)
+    layer = nn.LayerNorm(tuple(weight.shape), settings.get("epsilon", 1e-5), bias=bias is not None)
     return _filled(layer, weight=weight, bias=bias)
 
 
 def _embedding(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
     weight, indices = builder.weight(node, 0), node.inputs[1]
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    axis = _settings(node).get("axis", 0)
     known = indices is not None and str(indices.name) in builder.constants
     if weight is None or weight.dim() != 2 or not weight.is_floating_point() or axis or known:
         return None
