@@ -65,9 +65,10 @@ def calibrate(
     found: tuple[float | None, ...] = (None,) * len(scores)
     least = float(work[-1])
     for tried in _proposed(scores[:, half], excess[:, half], work, max_drop):
-        if not proven(excess[leaving(scores[:, rows], tried), rows], max_drop, certainty):
+        place = leaving(scores[:, rows], tried)
+        if not proven(excess[place, rows], max_drop, certainty):
             break
-        if (cost := _cost(scores[:, rows], tried, work)) < least:
+        if (cost := _cost(place, tried, work)) < least:
             found, least = tried, cost
     if not rows.size:
         return Calibrated(found, 0.0, 1.0, 0)
@@ -75,10 +76,11 @@ def calibrate(
     return Calibrated(found, float(excess[place, rows].mean()), float(work[place].mean()), len(rows))
 
 
-def _cost(scores: np.ndarray, thresholds: tuple[float | None, ...], work: np.ndarray) -> float:
-    """The mean share of the whole model's work with that of the cuts that a row comes to."""
+def _cost(place: np.ndarray, thresholds: tuple[float | None, ...], work: np.ndarray) -> float:
+    """The mean share of the whole model's work of rows that leave at `place`, with that of the cuts that they
+    come to."""
     cuts = np.cumsum([*(least is not None for least in thresholds), False])
-    return float((work + CUT * cuts)[leaving(scores, thresholds)].mean())
+    return float((work + CUT * cuts)[place].mean())
 
 
 def _proposed(
@@ -113,7 +115,7 @@ def _worthwhile(
             for place, least in enumerate(thresholds)
             if least is not None
         ]
-        best = min((*fewer, thresholds), key=lambda tried: _cost(scores, tried, work))
+        best = min((*fewer, thresholds), key=lambda tried: _cost(leaving(scores, tried), tried, work))
         if best == thresholds:
             return thresholds
         thresholds = best

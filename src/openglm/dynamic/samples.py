@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from openglm.dynamic.calibration import Calibrated
+from openglm.dynamic.gates.gate import probabilities
 from openglm.errors import InputError
 
 
@@ -72,9 +73,10 @@ class Samples(NamedTuple):
             wanted = np.array(self.labels, np.float64) if self.known else end.argmax(-1)
             wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
             between = (wanted % 1 != 0) & (end.shape[-1] == 2)
-            apart = np.clip(answers[..., between, 0] - answers[..., between, -1], -500, 500)
-            off = np.abs(1 / (1 + np.exp(apart.astype(np.float64))) - wanted[between])
-            wrong[..., between] = np.nan_to_num(off, nan=1.0)
+            if between.any():
+                asked = answers[..., between, :]
+                second = probabilities(asked.reshape(-1, 2))[:, 1].reshape(asked.shape[:-1])
+                wrong[..., between] = np.nan_to_num(np.abs(second - wanted[between]), nan=1.0)
             return wrong
         right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
         span = float(np.ptp(right)) or 1.0

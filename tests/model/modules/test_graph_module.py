@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from openglm import AutoModel  # noqa: E402
+from openglm import AutoModel, distil  # noqa: E402
+from openglm.data import open_data  # noqa: E402
 from openglm.errors import InputError  # noqa: E402
 from openglm.model.modules import KNOWN  # noqa: E402
 from openglm.model.modules.graph_module import LAYERS, of_graph  # noqa: E402
@@ -147,3 +148,24 @@ def test_a_form_that_is_not_known() -> None:
     )
     with pytest.raises(InputError, match="Softmax in this form"):
         of_graph(ir.from_proto(helper.make_model(graph)))
+
+
+def test_a_graph_alone_cannot_be_trained(conv_file: Path, tmp_path: Path) -> None:
+    data = open_data([{"pixel_values": np.zeros((3, 16, 16), np.float32)}])
+    graph = onnx_file.read(conv_file)
+    next(iter(graph.graph)).domain = "com.microsoft"
+    onnx_file.write(graph, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="without its PyTorch module"):
+        distil(conv_file, tmp_path / "other.onnx", data)
+
+
+def test_an_onnx_file_learns(conv_file: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"pixel_values": rng.normal(size=(3, 16, 16)).astype(np.float32), "label": index % 4}
+        for index in range(8)
+    ]
+    before = AutoModel.from_pretrained(conv_file).module.state_dict()
+    after = distil(conv_file, conv_file, open_data(rows), steps=2, alpha=0.5).module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(after[name], before[name]) for name in before if name.endswith("weight"))

@@ -17,11 +17,11 @@ from torch import fx, nn
 
 from openglm.errors import InputError
 from openglm.model.analysis.naming import module_of
-from openglm.model.modules import operators
+from openglm.model.modules import operators, shapes
 
 SIZES = 16
 """So many whole numbers in a row, at most, are taken as sizes, axes and the like: Python's own, as
-`operators` wants them."""
+`shapes` wants them."""
 OPSET = 13
 """The first operator set that `operators` knows."""
 
@@ -48,6 +48,8 @@ class _Builder:
         """By the value's name: an array, or Python's numbers."""
         self.nodes: dict[str, fx.Node] = {}
         """By the value's name."""
+        self.joined: dict[ir.Node, str] = {}
+        """Nodes that a layer does too, with the name of what it gives."""
 
     def built(self) -> fx.GraphModule:
         for value in self.source.initializers.values():
@@ -60,22 +62,17 @@ class _Builder:
             if not name.isidentifier():
                 raise InputError(f"Python takes no parameter '{name}'.", "Export the graph's input anew.")
             self.nodes[name] = self.graph.placeholder(name)
-        done: set[ir.Node] = set()
         for node in self.source:
             if node.domain not in ("", "ai.onnx"):
                 raise _unknown(f"{node.domain}.{node.op_type}")
-            if node in done:
-                continue
-            if node.op_type == "Constant":
+            if node in self.joined:
+                self.nodes[str(node.outputs[0].name)] = self.nodes[self.joined[node]]
+            elif node.op_type == "Constant":
                 self.constants[str(node.outputs[0].name)] = _attribute_of(node)
-                continue
-            bias = _bias_after(node, self.constants)
-            made = LAYERS[node.op_type](self, node, bias) if node.op_type in LAYERS else None
-            if made is None:
+            elif node.op_type in LAYERS and (layer := LAYERS[node.op_type](self, node)) is not None:
+                self._put(node, layer)
+            else:
                 self._call(node)
-                continue
-            done |= {bias} if bias is not None else set()
-            self._put(node, bias or node, made)
         outputs = [self.argument(value) for value in self.source.outputs]
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         return fx.GraphModule(self.held, self.graph).eval()
@@ -101,13 +98,13 @@ class _Builder:
         held = None if value is None else self.constants.get(str(value.name))
         return torch.from_numpy(held.copy()) if isinstance(held, np.ndarray) else None
 
-    def _put(self, node: ir.Node, last: ir.Node, layer: nn.Module) -> None:
-        """Have a layer in place of a node, or of two, the `last` of which gives its answer."""
+    def _put(self, node: ir.Node, layer: nn.Module) -> None:
+        """Have a layer in place of a node."""
         path = self._free(_path(node))
         self.held[path] = layer
         read = node.inputs[1] if isinstance(layer, nn.Embedding) else node.inputs[0]
         assert read is not None
-        self.nodes[str(last.outputs[0].name)] = self.graph.call_module(path, (self.argument(read),))
+        self.nodes[str(node.outputs[0].name)] = self.graph.call_module(path, (self.argument(read),))
 
     def _call(self, node: ir.Node) -> None:
         """Have a function in place of a node."""
@@ -130,7 +127,7 @@ class _Builder:
             self.nodes[str(node.outputs[0].name)] = made
             return
         for place, value in enumerate(node.outputs):
-            self.nodes[str(value.name)] = self.graph.call_function(operators.item, (made, place))
+            self.nodes[str(value.name)] = self.graph.call_function(shapes.item, (made, place))
 
     def _free(self, path: str) -> str:
         """A path that nothing has yet."""
@@ -203,21 +200,7 @@ def _path(node: ir.Node) -> str:
     )
 
 
-def _bias_after(node: ir.Node, constants: dict[str, Any]) -> ir.Node | None:
-    """The Add of a constant vector that alone reads what a MatMul by a constant gives."""
-    if node.op_type != "MatMul" or node.outputs[0].is_graph_output():
-        return None
-    uses = list(node.outputs[0].uses())
-    weight = constants.get(str(node.inputs[1].name)) if node.inputs[1] is not None else None
-    if len(uses) != 1 or uses[0].node.op_type != "Add" or not isinstance(weight, np.ndarray):
-        return None
-    add = uses[0].node
-    other = add.inputs[1 - uses[0].idx]
-    bias = None if other is None else constants.get(str(other.name))
-    return add if isinstance(bias, np.ndarray) and bias.shape == weight.shape[-1:] else None
-
-
-def _conv(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
+def _conv(builder: _Builder, node: ir.Node) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
     settings = _settings(node)
     dims = 0 if weight is None else weight.dim() - 2
@@ -235,7 +218,7 @@ def _conv(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | No
     return _filled(layer, weight=weight, bias=bias)
 
 
-def _transposed(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
+def _transposed(builder: _Builder, node: ir.Node) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
     settings = _settings(node)
     dims = 0 if weight is None else weight.dim() - 2
@@ -254,7 +237,7 @@ def _transposed(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Modul
     return _filled(layer, weight=weight, bias=bias)
 
 
-def _gemm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
+def _gemm(builder: _Builder, node: ir.Node) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
     settings = _settings(node)
     plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
@@ -268,12 +251,24 @@ def _gemm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | No
     return _linear(weight if settings.get("transB", 0) else weight.T, bias)
 
 
-def _matmul(builder: _Builder, node: ir.Node, add: ir.Node | None) -> nn.Module | None:
+def _matmul(builder: _Builder, node: ir.Node) -> nn.Module | None:
     weight = builder.weight(node, 1)
     if weight is None or weight.dim() != 2:
         return None
-    place = 0 if add is not None and add.inputs[1] is node.outputs[0] else 1
-    return _linear(weight.T, None if add is None else builder.weight(add, place))
+    return _linear(weight.T, _bias_after(builder, node, weight.shape[1:]))
+
+
+def _bias_after(builder: _Builder, node: ir.Node, shape: torch.Size) -> torch.Tensor | None:
+    """What an Add of a constant vector adds, which alone reads what a MatMul gives; it is joined to that."""
+    given = node.outputs[0]
+    uses = list(given.uses())
+    if given.is_graph_output() or len(uses) != 1 or uses[0].node.op_type != "Add":
+        return None
+    bias = builder.weight(uses[0].node, 1 - uses[0].idx)
+    if bias is None or bias.shape != shape:
+        return None
+    builder.joined[uses[0].node] = str(given.name)
+    return bias
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
@@ -281,7 +276,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
     return _filled(layer, weight=weight, bias=bias)
 
 
-def _batch_norm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
+def _batch_norm(builder: _Builder, node: ir.Node) -> nn.Module | None:
     parts = [builder.weight(node, place) for place in range(1, 5)]
     shape = None if node.inputs[0] is None else node.inputs[0].shape
     if any(part is None for part in parts) or shape is None:
@@ -296,7 +291,7 @@ def _batch_norm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Modul
     return _filled(layer, weight=weight, bias=bias, running_mean=mean, running_var=variance)
 
 
-def _layer_norm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
+def _layer_norm(builder: _Builder, node: ir.Node) -> nn.Module | None:
     weight, bias = builder.weight(node, 1), builder.weight(node, 2)
     settings = _settings(node)
     if weight is None or settings.get("axis", -1) != -weight.dim() or len(node.outputs) > 1:
@@ -305,7 +300,7 @@ def _layer_norm(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Modul
     return _filled(layer, weight=weight, bias=bias)
 
 
-def _embedding(builder: _Builder, node: ir.Node, _: ir.Node | None) -> nn.Module | None:
+def _embedding(builder: _Builder, node: ir.Node) -> nn.Module | None:
     weight, indices = builder.weight(node, 0), node.inputs[1]
     axis = _settings(node).get("axis", 0)
     known = indices is not None and str(indices.name) in builder.constants
@@ -323,7 +318,7 @@ def _filled(layer: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
     return layer
 
 
-LAYERS: dict[str, Callable[[_Builder, ir.Node, ir.Node | None], nn.Module | None]] = {
+LAYERS: dict[str, Callable[[_Builder, ir.Node], nn.Module | None]] = {
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "ConvTranspose": _transposed,

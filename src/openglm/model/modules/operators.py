@@ -2,16 +2,11 @@
 
 A function's parameters are the operator's inputs, in order, and its attributes, by name. Where older sets
 had an attribute for what is an input now, that is the same parameter.
-
-Sizes stay Python's numbers: what is no tensor is a number (a tensor without axes) or a list of them (one
-axis), so that shapes of any size can be followed when the module is exported.
 """
 
 from __future__ import annotations
 
-import math
 import operator
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,35 +16,13 @@ import torch
 from torch.nn import functional
 
 from openglm.errors import InputError
-from openglm.model.modules import windows
-
-Number = Any
-"""An int, a float or a bool; a size of any value while it is exported."""
-Held = Any
-"""A tensor, a number or a list of numbers."""
+from openglm.model.modules import shapes, windows
+from openglm.model.modules.shapes import Held, Number, tensor
 
 
 def dtype_of(number: int) -> torch.dtype:
     """PyTorch's type for a number of `onnx.TensorProto.DataType`."""
     return torch.from_numpy(np.zeros(0, ir.DataType(number).numpy())).dtype
-
-
-def tensor(value: Held, like: torch.Tensor | None = None) -> torch.Tensor:
-    """A tensor of what may be numbers, of the type and on the device of another."""
-    if isinstance(value, torch.Tensor):
-        return value
-    if like is None:
-        return torch.tensor(value)
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
-
-
-def item(given: Sequence[Any], place: int) -> Any:
-    """One of several outputs."""
-    return given[place]
-
-
-def _sizes(shape: Held) -> list[Number]:
-    return list(shape.tolist()) if isinstance(shape, torch.Tensor) else list(shape)
 
 
 def _numbers(function: Callable[..., Number], *given: Held) -> Held:
@@ -125,10 +98,6 @@ def _leaky(x: torch.Tensor, alpha: float = 0.01) -> torch.Tensor:
     return functional.leaky_relu(x, alpha)
 
 
-def _elu(x: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
-    return functional.elu(x, alpha)
-
-
 def _hard_sigmoid(x: torch.Tensor, alpha: float = 0.2, beta: float = 0.5) -> torch.Tensor:
     return torch.clamp(alpha * x + beta, 0, 1)
 
@@ -158,10 +127,6 @@ def _softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
 
 def _log_softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
     return x.log_softmax(axis)
-
-
-def _matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return a @ b
 
 
 def _gemm(
@@ -248,124 +213,6 @@ def _top(
     return values, places
 
 
-def _shape(x: torch.Tensor, *, start: int = 0, end: int | None = None) -> list[Number]:
-    return list(x.shape)[start:end]
-
-
-def _size(x: torch.Tensor) -> Number:
-    return math.prod(x.shape)
-
-
-def _reshape(x: Held, shape: Held, *, allowzero: int = 0) -> Held:
-    if not isinstance(x, torch.Tensor):
-        flat = x if isinstance(x, list) else [x]
-        return flat if len(shape) else flat[0]
-    wanted = _sizes(shape)
-    if not allowzero:
-        wanted = [
-            x.shape[place] if isinstance(size, int) and size == 0 else size
-            for place, size in enumerate(wanted)
-        ]
-    return x.reshape(wanted)
-
-
-def _flatten(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
-    axis = axis % x.dim() if axis < 0 else axis
-    rows = math.prod(x.shape[:axis]) if axis else 1
-    return x.reshape(rows, math.prod(x.shape[axis:]))
-
-
-def _transpose(x: torch.Tensor, *, perm: Sequence[int] | None = None) -> torch.Tensor:
-    return x.permute(list(perm or reversed(range(x.dim()))))
-
-
-def _squeeze(x: Held, axes: Sequence[int] | None = None) -> Held:
-    if not isinstance(x, torch.Tensor):
-        return x[0] if isinstance(x, list) else x
-    return x.squeeze(tuple(axes)) if axes else x.squeeze()
-
-
-def _unsqueeze(x: Held, axes: Sequence[int]) -> Held:
-    if not isinstance(x, torch.Tensor):
-        return [x]
-    count = x.dim() + len(axes)
-    for axis in sorted(axis % count for axis in axes):
-        x = x.unsqueeze(axis)
-    return x
-
-
-def _concat(*given: Held, axis: int) -> Held:
-    first = next((item for item in given if isinstance(item, torch.Tensor)), None)
-    if first is None:
-        return [number for item in given for number in item]
-    return torch.cat([tensor(item, first) for item in given], axis)
-
-
-def _split(
-    x: torch.Tensor, split: Sequence[int] | None = None, *,
-    axis: int = 0, num_outputs: int | None = None, outputs: int = 0,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    size = x.shape[axis]
-    return torch.split(x, list(split) if split else -(-size // (num_outputs or outputs)), axis)
-
-
-def _slice(x: Held, starts: Held, ends: Held, axes: Held = None, steps: Held = None) -> Held:
-    for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = axes[place] if axes else place
-        step = steps[place] if steps else 1
-        end = min(end, sys.maxsize) if isinstance(end, int) else end
-        if not isinstance(x, torch.Tensor):
-            return x[start : end if end > -sys.maxsize else None : step]
-        if step < 0:
-            size = x.shape[axis]
-            taken = list(range(size))[start : end if end >= -size else None : step]
-            x = x.index_select(axis, torch.tensor(taken, dtype=torch.int64, device=x.device))
-        else:
-            x = x[(*[slice(None)] * (axis % x.dim()), slice(start, end, step))]
-    return x
-
-
-def _gather(x: Held, indices: Held, *, axis: int = 0) -> Held:
-    if not isinstance(x, torch.Tensor):
-        if isinstance(indices, torch.Tensor):
-            indices = indices.tolist()
-        return [x[place] for place in indices] if isinstance(indices, list) else x[indices]
-    if isinstance(indices, int):
-        return x.select(axis, indices)
-    places = tensor(indices).to(x.device)
-    places = torch.where(places < 0, places + x.shape[axis], places)
-    axis %= x.dim()
-    found = x.index_select(axis, places.reshape(-1))
-    return found.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
-
-
-def _gather_elements(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
-    return x.gather(axis, torch.where(indices < 0, indices + x.shape[axis], indices))
-
-
-def _expand(x: Held, shape: Held) -> torch.Tensor:
-    given = tensor(x)
-    shape = _sizes(shape)
-    own = [1] * (len(shape) - given.dim()) + list(given.shape)
-    wide = [1] * (len(own) - len(shape)) + shape
-    return given.expand(
-        [mine if isinstance(size, int) and size == 1 else size for mine, size in zip(own, wide, strict=True)]
-    )
-
-
-def _tile(x: torch.Tensor, repeats: Sequence[Number]) -> torch.Tensor:
-    return x.repeat(list(repeats))
-
-
-def _filled(shape: Held, *, value: torch.Tensor | None = None) -> torch.Tensor:
-    sizes = _sizes(shape)
-    return torch.zeros(sizes) if value is None else torch.full(sizes, value.item(), dtype=value.dtype)
-
-
-def _range(start: Number, limit: Number, delta: Number) -> torch.Tensor:
-    return torch.arange(start, limit, delta)
-
-
 def _cumulative(x: torch.Tensor, axis: Held, *, exclusive: int = 0, reverse: int = 0) -> torch.Tensor:
     where = axis[0] if isinstance(axis, list) else axis
     turned = x.flip(where) if reverse else x
@@ -389,8 +236,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "CastLike": _cast_like,
     "Ceil": _unary(torch.ceil),
     "Clip": _clip,
-    "Concat": _concat,
-    "ConstantOfShape": _filled,
+    "Concat": shapes.concat,
+    "ConstantOfShape": shapes.filled,
     "Conv": windows.conv,
     "Cos": _unary(torch.cos),
     "CumSum": _cumulative,
@@ -398,15 +245,15 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Div": _elementwise(_divided, _quotient),
     "Dropout": _identity,
     "Einsum": _einsum,
-    "Elu": _elu,
+    "Elu": functional.elu,
     "Equal": _elementwise(torch.eq, operator.eq),
     "Erf": _unary(torch.erf),
     "Exp": _unary(torch.exp),
-    "Expand": _expand,
-    "Flatten": _flatten,
+    "Expand": shapes.expand,
+    "Flatten": shapes.flatten,
     "Floor": _unary(torch.floor),
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
+    "Gather": shapes.gather,
+    "GatherElements": shapes.gather_elements,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": _global(torch.mean),
@@ -423,7 +270,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "LessOrEqual": _elementwise(torch.le, operator.le),
     "Log": _unary(torch.log),
     "LogSoftmax": _log_softmax,
-    "MatMul": _matmul,
+    "MatMul": operator.matmul,
     "Max": _elementwise(torch.maximum, max),
     "MaxPool": windows.max_pool,
     "Mean": lambda *given: sum(given) / len(given),
@@ -437,7 +284,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "PRelu": _prelu,
     "Pad": windows.pad,
     "Pow": _power,
-    "Range": _range,
+    "Range": shapes.counted,
     "Reciprocal": _unary(torch.reciprocal),
     "ReduceL2": _reduced(lambda x, axes, keep: torch.linalg.vector_norm(x, dim=axes, keepdim=keep)),
     "ReduceMax": _reduced(torch.amax),
@@ -447,29 +294,29 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ReduceSum": _reduced(torch.sum),
     "ReduceSumSquare": _reduced(lambda x, axes, keep: x.square().sum(axes, keep)),
     "Relu": _unary(torch.relu),
-    "Reshape": _reshape,
+    "Reshape": shapes.reshape,
     "Resize": windows.resize,
     "Round": _unary(torch.round),
-    "Shape": _shape,
+    "Shape": shapes.shape,
     "Sigmoid": _unary(torch.sigmoid),
     "Sign": _unary(torch.sign),
     "Sin": _unary(torch.sin),
-    "Size": _size,
-    "Slice": _slice,
+    "Size": shapes.size,
+    "Slice": shapes.sliced,
     "Softmax": _softmax,
     "Softplus": _unary(functional.softplus),
     "SpaceToDepth": windows.space_to_depth,
-    "Split": _split,
+    "Split": shapes.split,
     "Sqrt": _unary(torch.sqrt),
-    "Squeeze": _squeeze,
+    "Squeeze": shapes.squeeze,
     "Sub": _elementwise(torch.sub, operator.sub),
     "Sum": _elementwise(torch.add, operator.add),
     "Tanh": _unary(torch.tanh),
-    "Tile": _tile,
+    "Tile": shapes.tile,
     "TopK": _top,
-    "Transpose": _transpose,
+    "Transpose": shapes.transpose,
     "Trilu": _triangle,
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": shapes.unsqueeze,
     "Where": _where,
 }
 """By the operator's name."""

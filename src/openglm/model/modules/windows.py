@@ -13,9 +13,7 @@ import torch
 from torch.nn import functional
 
 from openglm.errors import InputError
-
-Held = Any
-"""A tensor, a number or a list of numbers."""
+from openglm.model.modules.shapes import Held
 
 
 def same_pads(
