@@ -11,6 +11,7 @@ import pytest
 from openglm import AutoModel
 from openglm.model.analysis.statistics import analyse
 from openglm.passes import recipe as recipes
+from openglm.passes.channels import ChannelPruning
 from openglm.passes.contract import ModulePass
 from openglm.passes.distil import Distil
 from openglm.passes.fuse import Fuse
@@ -62,6 +63,23 @@ def test_every_choice_makes_a_recipe_that_can_be_read_again(text: Space) -> None
         assert (training[0] in recipe) == text.changes_module(params)
         made.add(recipes.digest(recipe))
     assert len(made) == 2 ** len(names)
+
+
+def test_a_network_of_convolutions_loses_layers_and_channels_together() -> None:
+    import torch
+
+    def block() -> torch.nn.Sequential:
+        return torch.nn.Sequential(*(torch.nn.Conv2d(32, 32, 3, padding=1) for _ in range(2)))
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), block(), block(), block(), torch.nn.ReLU())
+    model = AutoModel.wrap(net, (torch.zeros(1, 3, 16, 16),))
+    space = Space.of(model, analyse(model.graph, sizes(model, None)), structure=True)
+    first = list(space.first(FLOAT))
+    assert any(params["layers"] < 3 and params["channels"] < 1 for params in first)
+    for params in first:
+        for step in space.recipe(params):
+            assert not isinstance(step, ChannelPruning) or step.multiple == 16
+    assert not space.changes_module(space.untouched(multiple=8))
 
 
 def test_first_structures_keep_the_quantization(text: Space) -> None:

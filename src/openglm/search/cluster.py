@@ -116,6 +116,6 @@ def evaluate(setup: Setup, job: Job) -> tuple[str, dict[str, bytes]]:
         _benches[key] = bench
     bench = _benches[key]
     folder = bench.folder / f"{job.number:04}"
-    trial = attempt(job.recipe, bench, folder, lambda _, __: None, effort=job.effort)
+    trial = attempt(job.recipe, bench, folder, lambda _, __: None, effort=job.effort, expected=job.expected)
     content = store(trial)
     return content, {file.name: file.read_bytes() for file in folder.glob("*") if file.is_file()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,7 @@ class Hunt:
                     asked, recipe = job
                     running[asked.number] = job
                     place = self._place(asked.number)
-                    crew.submit(Job(asked.number, recipe, asked.effort, place))
+                    crew.submit(Job(asked.number, recipe, asked.effort, place, self._expected(asked)))
                 if not running:
                     break
                 number, content = crew.wait(lambda text, share: self._say(text, share))
@@ -204,6 +205,12 @@ class Hunt:
                 return asked, recipe
             self.study.drop(asked)
         return None
+
+    def _expected(self, asked: Asked) -> float | None:
+        """How many times faster a structure was at smaller efforts."""
+        known = [item.trial.candidate.speedup for item in self.done if item.params == asked.params]
+        speedups = [speedup for speedup in known if speedup]
+        return statistics.median(speedups) if speedups else None
 
     def _training(self, asked: Asked) -> tuple[Distil, ...]:
         """The training that an interrupted trial was begun with."""

@@ -90,7 +90,7 @@ class Space:
     @property
     def structural(self) -> tuple[str, ...]:
         """The parameters that change the module."""
-        return tuple(name for name in self.choices if name not in ("quantization", "spared"))
+        return tuple(name for name in self.choices if name not in ("quantization", "spared", "multiple"))
 
     def untouched(self, **changes: Any) -> Params:
         """Parameters that leave all as it is, but for `changes`."""
@@ -112,7 +112,8 @@ class Space:
             steps.append(LayerPruning(keep=layers))
         for name, kind in _SHARED:
             if (share := chosen.get(name, 1.0)) != 1.0:
-                steps.append(kind(keep=share))
+                more = {"multiple": chosen["multiple"]} if kind is ChannelPruning else {}
+                steps.append(kind(keep=share, **more))
         if chosen.get("exits"):
             steps.append(EarlyExit())
         if steps:
@@ -142,8 +143,12 @@ class Space:
                 yield self.untouched(**kept, layers=half, neurons=0.5)
             yield self.untouched(**kept, layers=third)
         if "channels" in self.choices:
-            for share in (0.5, 0.75, 0.35):
+            for share in (0.6, 0.75, 0.5):
                 yield self.untouched(**kept, channels=share)
+            if "layers" in self.choices:
+                yield self.untouched(**kept, layers=fewer, channels=0.6)
+                yield self.untouched(**kept, layers=half, channels=0.75)
+            yield self.untouched(**kept, channels=0.35)
 
 
 _SHARED: tuple[tuple[str, Any], ...] = (
@@ -173,6 +178,7 @@ def _structure(module: nn.Module, model: Model) -> Iterator[tuple[str, tuple[Any
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     if len(convolutions) > 1:
         yield "channels", (1.0, 0.85, 0.75, 0.6, 0.5, 0.35, 0.25)
+        yield "multiple", (16, 8)  # many an engine's kernels take sixteen channels at once
     yield "rank", SHARES[:3]
     if model.processor is not None and model.processor.kind == "text" and model.task != "text-generation":
         yield "vocabulary", (False, True)

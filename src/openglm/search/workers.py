@@ -31,6 +31,8 @@ class Job:
     effort: int
     folder: Path
     """Where its model goes."""
+    expected: float | None = None
+    """How many times faster a model of the same shapes was, where one was measured."""
 
 
 class Crew(Protocol):
@@ -90,6 +92,7 @@ class Alone:
             job.folder,
             lambda text, share: tick(f"{name}: {text}", share),
             effort=job.effort,
+            expected=job.expected,
         )
         return job.number, store(trial)
 
