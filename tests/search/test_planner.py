@@ -341,3 +341,22 @@ def test_what_was_trained_and_accepted_is_trained_to_the_end() -> None:
     history.append(done(found, last, 4.0, 0.004))
     after = found.next(history, 15.0)
     assert after is None or after.params != plan.params or after.effort != 2
+
+
+@pytest.mark.parametrize(("loss", "goes_on"), [(0.012, True), (0.05, False)])
+def test_a_faster_one_that_nearly_loses_little_enough_is_trained_to_the_end(
+    loss: float, goes_on: bool
+) -> None:
+    found = planner()
+    history = schemes_done(found)
+    structures_done(found, history, [0.3, 0.02, 0.4])
+    accepted = found.next(history, 900.0)
+    assert accepted is not None
+    history.append(done(found, accepted, 4.0, 0.009))
+    faster = Plan(SPACE.untouched(quantization="dynamic_wi8_ai8", layers=2), 0)
+    history.append(done(found, faster, 6.0, 0.5, pace=0.1))
+    trained = Plan(faster.params, 1, (Distil(steps=600, seed=0),))
+    history.append(done(found, trained, 6.0, loss))
+    last = found.next(history, LAST * 1000)
+    assert last is not None
+    assert (last.params == faster.params, last.effort) == (goes_on, 2)

@@ -6,8 +6,9 @@ and size are final from then on, only its loss is not. Of every few at one effor
 is trained on, longer each time (successive halving; Jamieson and Talwalkar 2016, in the asynchronous
 form of Li et al. 2020), and the efforts get about equal time, as there: on a slow processor, where
 cutting and measuring takes as long as a short training, fewer are cut for each that is trained.
-Towards the end, exits are put on the best, where the data can show what their gates cost; and what was
-trained and accepted is trained for the rest of the time, so that it loses less.
+Towards the end, exits are put on the best, where the data can show what their gates cost; and one is
+trained for the rest of the time: a better one that may then lose little enough, or the best, so that it
+loses less.
 """
 
 from __future__ import annotations
@@ -155,10 +156,18 @@ class Planner:
         return Plan(params, of.effort + 1, (*of.steps, self._training(steps, of.effort)))
 
     def _to_the_end(self, done: Sequence[Done], left_s: float) -> Plan | None:
-        """The best, where it was trained, trained on for the rest of the time."""
+        """What is trained on for the rest of the time: the fastest of those that a last training is thought
+        to get accepted; if there is none, the best, where it was trained."""
         if not self.can_train or left_s > LAST * self.time_limit_s:
             return None
-        of = _best(done)
+        hopeful = [
+            item
+            for item in done
+            if item.steps
+            and self._promising(item, done)
+            and (item.trial.candidate.loss or 0.0) * repaired(done, item.effort) <= self.max_drop
+        ]
+        of = max(hopeful, key=lambda item: item.trial.candidate.speedup or 0.0, default=_best(done))
         steps = _steps(of, done, left_s) if of.steps else 0
         if not steps or key(of.params, of.effort + 1) in self.begun:
             return None
@@ -259,7 +268,7 @@ def repaired(done: Sequence[Done], effort: int) -> float:
         old, new = before.trial.candidate.loss, item.trial.candidate.loss
         if old is not None and new is not None and old > 0:
             shares.append(min(1.0, max(new, 0.0) / old))
-    return statistics.median([*shares, REPAIRED[effort]])
+    return statistics.median([*shares, REPAIRED[min(effort, len(REPAIRED) - 1)]])
 
 
 def key(params: Params, effort: int) -> str:
