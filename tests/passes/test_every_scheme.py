@@ -11,6 +11,7 @@ import pytest
 
 from openglm.model.sources.module import export
 from openglm.passes.contract import Applied, GraphPass
+from openglm.passes.dequantize import Dequantize
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fp16 import Half
 from openglm.passes.fuse import Fuse
@@ -125,6 +126,31 @@ def test_on_convolutions(vision: ir.Model, run: Run, apply: Apply, config: Graph
         assert after.shape == before.shape == (batch, 300)
         assert np.isfinite(after).all()
         assert alike(before, after) > 0.97
+
+
+QUANTIZED = {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "MatMulNBits"}
+
+
+@pytest.mark.parametrize("config", SCHEMES[1:], ids=lambda config: str(config.code))
+def test_is_undone_but_for_what_was_rounded(
+    bert: ir.Model, vision: ir.Model, run: Run, apply: Apply, config: GraphPass
+) -> None:
+    for source, feeds in ((bert, sentences(3, 20)), (vision, pictures(3))):
+        quantized = apply(config, apply(Fuse(), source).graph, [feeds])
+        if not quantized.changed:
+            continue
+        result = apply(Dequantize(), quantized.graph)
+        assert result.changed
+        for node in result.graph.graph:
+            assert not node.domain
+            assert node.op_type not in QUANTIZED
+        kinds = {value.dtype for value in result.graph.graph.initializers.values()}
+        assert not kinds & {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT16, ir.DataType.INT4}
+        before, after = run(quantized.graph, feeds)["logits"], run(result.graph, feeds)["logits"]
+        assert alike(before, after) > 0.995
+        weights = isinstance(config, WeightInt8 | WeightInt4) and config.compute == "fp32"
+        if weights or config == Half():
+            np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
 
 
 def test_query_key_and_value_of_every_layer_are_joined(bert: ir.Model, apply: Apply) -> None:

@@ -87,3 +87,8 @@ def pack_nibbles(values: np.ndarray) -> np.ndarray:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), values.dtype)], -1)
     packed: np.ndarray = values[..., 0::2] | (values[..., 1::2] << 4)
     return packed.astype(np.uint8)
+
+
+def unpack_nibbles(packed: np.ndarray) -> np.ndarray:
+    """The 4-bit integers that `pack_nibbles` packed; where their number was odd, with the 0 at the end."""
+    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
