@@ -210,6 +210,36 @@ class Recalibration(_Part):
     notes: tuple[str, ...]
 
 
+class Target(_Part):
+    """Another engine that the program was converted to, and how that was proven."""
+
+    engine: str
+    version: str
+    """Of the engine, when it was proven."""
+    precision: str
+    """What weights are held in: "fp32", "fp16", "int8" or "int4"."""
+    difference: float
+    """The largest difference of an output from what the bundle's own engine gave, as a share of the largest
+    output."""
+    mean_difference: float
+    """The mean difference, as a share of the same."""
+    cosine: float
+    """Between all its outputs and the bundle's own engine's."""
+    quality: Quality | None = None
+    """By the data that was given, if any was."""
+    samples: int
+    """On how many inputs they were compared."""
+    size_bytes: int
+    load_ms: float | None
+    peak_memory_mb: float | None
+    timing: Timing | None = None
+    speedup: float | None = None
+    """How many times faster than the bundle's own engine: the median over rounds of all in turn."""
+    host: Host
+    created: str
+    """ISO 8601, UTC."""
+
+
 class File(_Part):
     """A file of the bundle."""
 
@@ -271,5 +301,7 @@ class Manifest(_Part):
     """The .npz with inputs and the outputs they gave when the bundle was made."""
     recalibrated: tuple[Recalibration, ...] = ()
     """The latest last."""
+    targets: tuple[Target, ...] = ()
+    """The engines that were added to it."""
     files: dict[str, File]
     """Every file of the bundle but this one, by its path in the folder."""

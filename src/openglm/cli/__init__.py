@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from openglm.cli import bench, calibrate, devices, finetune, fit, measure, models, optimize, run
+from openglm.cli import bench, calibrate, devices, export, finetune, fit, measure, models, optimize, run
 from openglm.errors import OpenGLMError
 
 OVERVIEW = """Fit neural models to phones: verdict, compression, proof, bundle.
@@ -27,6 +27,8 @@ run the result                                  openglm run OUT --text "..."
 check that a bundle is whole and still right    openglm verify OUT
 see what was done to it and why                 openglm explain OUT
 measure two against each other                  openglm compare A B
+see which engines are here                      openglm doctor
+carry it on other engines too                   openglm export OUT --runtime mnn,openvino
 set its thresholds again on other data          openglm calibrate OUT --data FILE -o NEW
 fine-tune an encoder for a task                 openglm finetune MODEL --task sst-2 --data DIR -o OUT
 judge it by GLUE                                openglm bench glue --model OUT --data DIR
@@ -58,7 +60,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (devices, models, fit, optimize, run, measure, calibrate, finetune, bench):
+for group in (devices, models, fit, optimize, run, measure, export, calibrate, finetune, bench):
     group.register(app)
 
 

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
+    runtime: str = typer.Option("onnxruntime", help="The engine; another that the bundle was exported for."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Check a bundle: every file's hash, that it loads, and that it still gives the recorded outputs.
@@ -27,7 +28,7 @@ def verify(
     """
     from openglm.dynamic.session import load
 
-    with load(bundle) as session:
+    with load(bundle, runtime=runtime) as session:
         worst = session.verify()
         manifest = session.manifest
     if json:

@@ -30,6 +30,9 @@ def run(
     image: list[Path] = typer.Option([], "--image", help="A picture; again for more."),
     arrays: Path | None = typer.Option(None, help="An .npz with the model's inputs by name."),
     save: Path | None = typer.Option(None, help="Write the outputs to this .npz."),
+    runtime: str = typer.Option(
+        "onnxruntime", help="The engine; another one that the bundle was exported for, or auto: the fastest."
+    ),
     threads: int | None = typer.Option(None, min=1, help="Threads; all of the machine's if not given."),
     json: bool = typer.Option(False, "--json", help="Print all outputs as JSON."),
 ) -> None:
@@ -50,7 +53,7 @@ def run(
             "Nothing, or more than one kind of thing, was given to run on.",
             "Give --text, --image or --arrays.",
         )
-    with load(bundle, threads=threads) as session:
+    with load(bundle, threads=threads, runtime=runtime) as session:
         given: dict[str, Any] = {"text_pair": pair or None}
         if arrays is not None:
             given["arrays"] = _read(arrays)

@@ -9,8 +9,8 @@ import numpy as np
 
 from openglm.dynamic.calibration import proven
 from openglm.dynamic.gates.tokens import Tokens
-from openglm.dynamic.program import Runs
 from openglm.dynamic.samples import Samples
+from openglm.runtimes.engine import Runs
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """By which the thresholds that tokens' importance has learnt are multiplied, from careful to bold."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
@@ -14,21 +14,12 @@ from openglm.bundle.manifest import Program, Segment
 from openglm.dynamic.gates.gate import AnswerGate, GateConfig, State, finite, parse
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
+from openglm.runtimes.engine import Runs, engine
 from openglm.runtimes.onnxruntime import NAME, Runner
 
 PROGRAM_FILE = "program.json"
 """A program beside its segments, where there is no bundle yet."""
 _PROGRAM = Path(PROGRAM_FILE).suffix
-
-
-class Runs(Protocol):
-    """A loaded graph, as each engine gives it."""
-
-    inputs: list[str]
-
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name for inputs by name."""
-        ...
 
 
 class Way(NamedTuple):
@@ -195,18 +186,24 @@ class ProgramFile(BaseModel):
 
 
 def open_program(
-    program: Program, outputs: Sequence[TensorSpec], folder: Path, *, threads: int | None = None
+    program: Program,
+    outputs: Sequence[TensorSpec],
+    folder: Path,
+    *,
+    threads: int | None = None,
+    runtime: str = NAME,
 ) -> ProgramRunner:
-    """A program with its segments, files of `folder`, loaded; raises `InputError` where the engine does
-    not take one."""
+    """A program with its segments, files of `folder`, loaded in an engine; raises `InputError` where the
+    engine does not take one, or is not known, `MissingExtraError` where it is not installed."""
+    loader = engine(runtime)
 
-    def load(segment: Segment) -> Runner:
-        if NAME not in segment.models:
+    def load(segment: Segment) -> Runs:
+        if runtime not in segment.models:
             raise InputError(
-                f"The bundle has no model for {NAME}, only for {', '.join(segment.models)}.",
-                "Make it again for this engine.",
+                f"The bundle has no model for {runtime}, only for {', '.join(segment.models)}.",
+                f"Add one with `openglm export BUNDLE --runtime {runtime}`.",
             )
-        return Runner(folder / segment.models[NAME], threads=threads)
+        return loader.load(folder / segment.models[runtime], threads=threads)
 
     return ProgramRunner(program, outputs, load)
 

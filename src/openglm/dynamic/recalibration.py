@@ -14,10 +14,11 @@ from openglm.dynamic.gates.gate import AnswerGate, GateConfig, parse
 from openglm.dynamic.gates.tokens import Tokens
 from openglm.dynamic.gates.wake import Wake, wanted_rows
 from openglm.dynamic.leaving import Kind, settle
-from openglm.dynamic.program import ProgramRunner, Runs
+from openglm.dynamic.program import ProgramRunner
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
+from openglm.runtimes.engine import Runs
 
 
 class Standing(NamedTuple):

@@ -18,41 +18,62 @@ from openglm.dynamic.program import ProgramRunner, Trace, open_program
 from openglm.errors import InputError, VerificationError
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.tensor import check_inputs
-from openglm.runtimes.onnxruntime import Runner, check_threads
+from openglm.runtimes.engine import Runs, check_threads, engines
+from openglm.runtimes.onnxruntime import NAME
 
+AUTO = "auto"
 TOLERANCE = 0.01
 """Largest difference from a recorded output, as a share of the largest recorded value, that another
 processor's rounding explains."""
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None) -> Session:
+def load(path: str | PathLike[str], *, threads: int | None = None, runtime: str = NAME) -> Session:
     """Load a bundle, a folder or a zip of it, with every file's hash checked.
 
-    `threads` as in the engine, all of the machine's where None. Raises `InputError` where there is
-    no bundle, `VerificationError` where it is not whole.
+    `threads` as in the engine, all of the machine's where None. `runtime` is the engine, one that the
+    bundle has a model for; "auto" takes the fastest, as measured when it was exported, that is installed
+    here. Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError`
+    where that is not installed, `VerificationError` where the bundle is not whole.
     """
     check_threads(threads)
     stack = ExitStack()
     try:
         folder, manifest = stack.enter_context(opened(Path(path)))
-        return Session(folder, manifest, threads, stack)
+        return Session(folder, manifest, threads, stack, fastest(manifest) if runtime == AUTO else runtime)
     except BaseException:
         stack.close()
         raise
 
 
+def fastest(manifest: Manifest) -> str:
+    """The engine that runs a bundle fastest, as was measured, of those that are installed here."""
+    here = [target for target in manifest.targets if target.speedup and engines()[target.engine].version]
+    best = max(here, key=lambda target: target.speedup or 0.0, default=None)
+    return NAME if best is None or (best.speedup or 0.0) <= 1 else best.engine
+
+
 class Session:
     """A loaded bundle. `run` is all that an app needs; close it, or use it as a context manager."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, resources: ExitStack) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        threads: int | None,
+        resources: ExitStack,
+        runtime: str = NAME,
+    ) -> None:
         self.manifest = manifest
+        self.runtime = runtime
         self._folder = folder
         self._resources = resources
         try:
             self._runner: ProgramRunner | None = open_program(
-                manifest.program, manifest.outputs, folder, threads=threads
+                manifest.program, manifest.outputs, folder, threads=threads, runtime=runtime
             )
         except InputError as error:
+            if any(runtime not in segment.models for segment in manifest.program.segments):
+                raise
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
         self._processor: Processor | None = None
 
@@ -152,9 +173,7 @@ class Session:
         self.close()
 
 
-def probes(
-    runner: Runner | ProgramRunner, batches: Sequence[Mapping[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def probes(runner: Runs, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays for a bundle's probes file: for each batch i, "i/in.NAME" and "i/out.NAME"."""
     content: dict[str, np.ndarray] = {}
     for index, batch in enumerate(batches):

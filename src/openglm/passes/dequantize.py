@@ -103,7 +103,12 @@ def _row(model: ir.Model, node: ir.Node) -> bool:
     if cast.op_type != "Cast" or scale.op_type != "Gather" or rows is None or rows.op_type != "Gather":
         return False
     integers, scales = constant_of(rows.inputs[0]), constant_of(scale.inputs[0])
-    if integers is None or scales is None or integers.dtype != np.int8 or rows.inputs[1] is not scale.inputs[1]:
+    if (
+        integers is None
+        or scales is None
+        or integers.dtype != np.int8
+        or rows.inputs[1] is not scale.inputs[1]
+    ):
         return False
     rewriter = Rewriter(model, node)
     table = rewriter.constant(_base(rows.inputs[0]), integers.astype(np.float32) * scales)
@@ -157,7 +162,9 @@ def _activation(model: ir.Model, node: ir.Node) -> bool:
     ends = np.iinfo(zero.dtype)
     rewriter = Rewriter(model, node)
     bounds = [
-        rewriter.constant("bound", np.array((end - int(zero.reshape(()))) * float(scale.reshape(())), np.float32))
+        rewriter.constant(
+            "bound", np.array((end - int(zero.reshape(()))) * float(scale.reshape(())), np.float32)
+        )
         for end in (ends.min, ends.max)
     ]
     rewriter.replace(node.outputs[0], rewriter.op("Clip", [quantizer.inputs[0], *bounds]))
@@ -172,7 +179,10 @@ def _fold(model: ir.Model) -> bool:
         known = [constant_of(value) for value in node.inputs if value is not None]
         if len(node.outputs) != 1 or made.is_graph_output() or not known or any(one is None for one in known):
             continue
-        if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+        if any(
+            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attr in node.attributes.values()
+        ):
             continue
         made.replace_all_uses_with(constant(model, str(made.name), _computed(model, node)))
         assert node.graph is not None
@@ -183,7 +193,9 @@ def _fold(model: ir.Model) -> bool:
 
 def _computed(model: ir.Model, node: ir.Node) -> np.ndarray:
     """What a node makes of its constants, by ONNX's own definition of the operator."""
-    values = [None if value is None else ir.Value(name=f"in_{place}") for place, value in enumerate(node.inputs)]
+    values = [
+        None if value is None else ir.Value(name=f"in_{place}") for place, value in enumerate(node.inputs)
+    ]
     copy = ir.node(node.op_type, values, domain=node.domain)
     copy.attributes.update(node.attributes)
     copy.outputs[0].name = "out"

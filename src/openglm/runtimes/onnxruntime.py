@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from openglm.errors import InputError
+from openglm.runtimes.engine import Engine, Precision, Source, check_threads
 
 NAME = "onnxruntime"
 
@@ -25,10 +27,29 @@ _TWICE = "Attempt to replace the existing tensor"
 """What ONNX Runtime 1.30 fails with where it makes the exact kernels' form of one weight twice."""
 
 
-def check_threads(threads: int | None) -> None:
-    """Raise `InputError` for a number of threads that is none."""
-    if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads cannot run anything.", "Give a number from 1 on.")
+class OnnxRuntime(Engine):
+    """The engine that bundles are made with: it takes a graph as it is."""
+
+    name: ClassVar[str] = NAME
+    title: ClassVar[str] = "ONNX Runtime"
+    package: ClassVar[str] = "onnxruntime"
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int4")
+    suffix: ClassVar[str] = ".onnx"
+
+    @property
+    def install(self) -> str:
+        return "pip install openglm"
+
+    def processors(self) -> tuple[str, ...]:
+        import onnxruntime
+
+        return tuple(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+
+    def convert(self, source: Source, target: Path, precision: Precision) -> None:
+        shutil.copyfile(source.graph, target)
+
+    def load(self, path: Path, *, threads: int | None = None) -> Runner:
+        return Runner(path, threads=threads)
 
 
 class Runner:

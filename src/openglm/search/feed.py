@@ -12,13 +12,12 @@ import numpy as np
 from openglm.data import open_data
 from openglm.data.dataset import Dataset, Label, Sample
 from openglm.data.text import calibration_text, noise
-from openglm.dynamic.program import ProgramRunner
 from openglm.errors import InputError
 from openglm.metrics.metric import Evaluation
 from openglm.model.analysis.shapes import resolve
 from openglm.model.model import Model
 from openglm.model.tensor import check_inputs
-from openglm.runtimes.onnxruntime import Runner
+from openglm.runtimes.engine import Runs
 from openglm.search.bundled import Bundled
 
 Batch = dict[str, np.ndarray]
@@ -186,7 +185,7 @@ class Feed:
         return whole
 
     def outputs(
-        self, runner: Runner | ProgramRunner, tick: Any = lambda: None, every: int = 1
+        self, runner: Runs, tick: Any = lambda: None, every: int = 1
     ) -> tuple[dict[str, Any], list[Any]]:
         """The model's outputs over every `every`-th evaluation sample, by name, and the samples' labels.
 

@@ -24,7 +24,7 @@ from openglm.model.model import Model
 from openglm.model.sources import onnx_file
 from openglm.passes import recipe as recipes
 from openglm.passes.recipe import Recipe
-from openglm.runtimes.onnxruntime import check_threads
+from openglm.runtimes.engine import check_threads
 from openglm.search.bench import Setup, no_room
 from openglm.search.feed import sizes
 from openglm.search.hunt import Hunt, Progress

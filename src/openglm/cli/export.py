@@ -1,0 +1,168 @@
+"""`openglm export` and `doctor`: a bundle on other engines, and which of them are here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from openglm.cli.console import err, out, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from openglm.export.bundle import Outcome
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the command line."""
+    app.command(name="doctor")(doctor)
+    app.command(name="export")(export)
+
+
+def doctor(json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+    """Which engines are installed, their versions, what each can use here, and how to get the others."""
+    from openglm.device.host import processor_name, usable_cores
+    from openglm.runtimes.engine import engines
+
+    rows = [
+        {
+            "name": each.name,
+            "title": each.title,
+            "available": each.version is not None,
+            "converts": not each.lacking,
+            "version": each.version,
+            "processors": list(each.processors()) if each.version else [],
+            "install": each.install,
+        }
+        for each in engines().values()
+    ]
+    if json:
+        print_json({"engines": rows})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("engine", "name", "version", "runs on", "if it is missing"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        processors = row["processors"]
+        assert isinstance(processors, list)
+        whole = row["available"] and row["converts"]
+        table.add_row(
+            ("[green]✓[/] " if row["available"] else "[dim]–[/] ") + str(row["title"]),
+            str(row["name"]),
+            str(row["version"] or ""),
+            ", ".join(processors),
+            "" if whole else str(row["install"]).replace("[", r"\["),
+        )
+    out().print(table)
+    out().print(f"\nThis machine: {processor_name()}, {usable_cores()} cores.", style="dim", soft_wrap=True)
+
+
+def export(
+    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
+    runtime: str = typer.Option(
+        ..., "--runtime", "-r", help="Engines, by name (openglm doctor), joined by commas; or all."
+    ),
+    precision: str | None = typer.Option(
+        None, help="What weights are held in: fp32, fp16, int8 or int4; the bundle's own if not given."
+    ),
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="A new bundle; the engines are added to the old one if not given."
+    ),
+    data: str | None = typer.Option(
+        None, "--data", help="Your data to compare on: .tsv, .csv, .jsonl, .parquet, .npz, or a folder."
+    ),
+    samples: int = typer.Option(32, min=1, help="Inputs that answers are compared on."),
+    threads: int = typer.Option(1, min=1, help="Threads."),
+    rounds: int = typer.Option(15, min=5, help="Rounds of measuring; in each, all engines run once."),
+    time: float = typer.Option(300.0, min=1, help="Seconds for one conversion, and for one comparison."),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Add engines to a bundle: convert, compare with the bundle's own answers at once, and measure.
+
+    An engine that cannot take the model, or gives other answers, is left out and says why; the others are
+    added. Exit codes: 0 all were added, 2 bad input, 4 at least one was not.
+
+    \b
+    Examples:
+      openglm export small --runtime mnn,openvino
+      openglm export small --runtime all --precision fp16 -o small-fp16
+      openglm run small --runtime mnn --text "A cat sat on the mat."
+    """
+    from openglm.export.bundle import export as run
+
+    names = [name.strip() for name in runtime.split(",") if name.strip()]
+    with err().status("reading") as status:
+        outcomes = run(
+            bundle,
+            names,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+            output=output,
+            data=data,
+            samples=samples,
+            threads=threads,
+            rounds=rounds,
+            seconds=time,
+            progress=status.update,
+        )
+    if json:
+        print_json(
+            {
+                "bundle": str(output or bundle),
+                "engines": [
+                    {
+                        "engine": item.engine,
+                        "precision": item.precision,
+                        "added": item.target is not None,
+                        "reason": item.reason,
+                        **({} if item.target is None else item.target.model_dump(mode="json")),
+                    }
+                    for item in outcomes
+                ],
+            }
+        )
+    else:
+        _show(outcomes, str(output or bundle), threads)
+    if any(item.target is None for item in outcomes):
+        raise typer.Exit(4)
+
+
+def _show(outcomes: Sequence[Outcome], bundle: str, threads: int) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("engine", "weights", "size", "load", "latency", "speed", "memory", "difference", "cosine"):
+        table.add_column(column, justify="left" if column in ("engine", "weights") else "right")
+    good = [item.target for item in outcomes if item.target is not None]
+    for target in good:
+        timing = target.timing
+        table.add_row(
+            f"[green]✓[/] {target.engine}",
+            target.precision,
+            f"{target.size_bytes / 1e6:.2f} MB",
+            "" if target.load_ms is None else f"{target.load_ms:.0f} ms",
+            "" if timing is None else f"{timing.median_ms:.2f} ms",
+            "" if target.speedup is None else f"{target.speedup:.2f}x",
+            "" if target.peak_memory_mb is None else f"{target.peak_memory_mb:.0f} MB",
+            f"{target.difference:.2g}",
+            f"{target.cosine:.5f}",
+        )
+    if good:
+        out().print(table)
+        host = good[0].host
+        noun = "thread" if threads == 1 else "threads"
+        out().print(
+            f"\nSpeed is to the bundle's own ONNX Runtime model, in interleaved rounds; differences are over "
+            f"{good[0].samples} inputs. Measured on {host.processor}, {threads} {noun}.",
+            style="dim",
+            soft_wrap=True,
+        )
+        out().print(f"They are in {escape(bundle)}.")
+    for item in outcomes:
+        if item.target is None:
+            told = f"[red]✗[/] {item.engine} {item.precision}: {escape(item.reason)}"
+            out().print(told, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""Work with foreign engines in a process of its own, with a time limit: a crash takes nothing else down.
+
+Run as `python -m openglm.export.apart JOB.json`, it does the job that the file describes and writes what it
+found beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openglm.dynamic.footprint import resident_mb
+from openglm.dynamic.program import ProgramFile, ProgramRunner, open_program
+from openglm.errors import InputError, OpenGLMError
+from openglm.runtimes import measure
+from openglm.runtimes.engine import Precision, Source, engine
+
+Batch = Mapping[str, np.ndarray]
+FOUND = "found.json"
+OUTPUTS = "outputs.npz"
+TOLD = 300
+"""Characters of an engine's own words that are passed on."""
+
+
+def convert(
+    runtime: str, source: Source, target: Path, precision: Precision, folder: Path, seconds: float
+) -> None:
+    """Have an engine convert a graph; raises `InputError` with the reason where it does not get there."""
+    job = {
+        "kind": "convert",
+        "runtime": runtime,
+        "graph": str(source.graph),
+        "plain": str(source.plain),
+        "operators": sorted(source.operators),
+        "outputs": list(source.outputs),
+        "target": str(target),
+        "precision": precision,
+    }
+    _run(job, folder, seconds)
+
+
+def answers(
+    runtime: str, program: Path, inputs: Path, folder: Path, *, threads: int, seconds: float
+) -> tuple[list[dict[str, np.ndarray]], float, float | None]:
+    """What a program, the file of it, answers in an engine to inputs as `save` keeps them; with the
+    milliseconds that loading took, and the megabytes that loading and running added, if they are known.
+
+    Raises `InputError` with the reason where it does not get there.
+    """
+    job = {
+        "kind": "answer",
+        "runtime": runtime,
+        "program": str(program),
+        "inputs": str(inputs),
+        "threads": threads,
+    }
+    found = _run(job, folder, seconds)
+    return read(folder / OUTPUTS), found["load_ms"], found["peak_mb"]
+
+
+def times(
+    programs: Mapping[str, tuple[str, Path]],
+    inputs: Path,
+    folder: Path,
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float,
+) -> dict[str, np.ndarray]:
+    """Milliseconds of an input for each of several programs, given with their engines, run in turn in one
+    process, (rounds,); raises `InputError` where that does not get to its end."""
+    job = {
+        "kind": "time",
+        "programs": {name: [runtime, str(path)] for name, (runtime, path) in programs.items()},
+        "inputs": str(inputs),
+        "threads": threads,
+        "rounds": rounds,
+    }
+    return {name: np.array(found) for name, found in _run(job, folder, seconds)["times"].items()}
+
+
+def save(batches: Sequence[Batch], path: Path) -> None:
+    """Keep arrays by name, for each of several runs."""
+    arrays = {
+        f"{place}/{name}": array for place, batch in enumerate(batches) for name, array in batch.items()
+    }
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def read(path: Path) -> list[dict[str, np.ndarray]]:
+    """What `save` kept."""
+    found: dict[int, dict[str, np.ndarray]] = {}
+    with np.load(path, allow_pickle=False) as content:
+        for key in content.files:
+            place, _, name = key.partition("/")
+            found.setdefault(int(place), {})[name] = content[key]
+    return [found[place] for place in sorted(found)]
+
+
+def _run(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str, Any]:
+    path, found = folder / "job.json", folder / FOUND
+    path.write_text(json.dumps(job), encoding="utf-8")
+    found.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "openglm.export.apart", str(path)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"It was not done after {seconds:.0f} seconds.", "Give more time with --time."
+        ) from error
+    if not found.is_file():
+        raise InputError(_ended(done), "Try another engine or precision.")
+    content: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    if "problem" in content:
+        raise InputError(content["problem"], content["advice"])
+    return content
+
+
+def _ended(done: subprocess.CompletedProcess[str]) -> str:
+    """How a process ended that gave no account of itself."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    said = f" ({lines[-1][:TOLD]})" if lines else ""
+    if done.returncode < 0:
+        return f"The engine crashed with {signal.Signals(-done.returncode).name}{said}."
+    return f"The engine ended the process with exit code {done.returncode}{said}."
+
+
+def _convert(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    source = Source(
+        Path(job["graph"]), Path(job["plain"]), frozenset(job["operators"]), tuple(job["outputs"])
+    )
+    engine(job["runtime"]).convert(source, Path(job["target"]), job["precision"])
+    return {}
+
+
+def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    engine(job["runtime"]).processors()  # so that the engine's own code is in the baseline
+    batches = read(Path(job["inputs"]))
+    before = resident_mb(peak=False)
+    start = time.perf_counter()
+    runner = _opened(job["runtime"], Path(job["program"]), job["threads"])
+    load_ms = (time.perf_counter() - start) * 1e3
+    found = [runner.run(batch) for batch in batches]
+    after = resident_mb(peak=True)
+    save(found, folder / OUTPUTS)
+    peak = None if before is None or after is None else round(after - before, 2)
+    return {"load_ms": round(load_ms, 2), "peak_mb": peak}
+
+
+def _time(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    batches = read(Path(job["inputs"]))
+    runners = {
+        name: _opened(runtime, Path(path), job["threads"])
+        for name, (runtime, path) in job["programs"].items()
+    }
+    calls = {
+        name: lambda runner=runner: [runner.run(batch) for batch in batches]
+        for name, runner in runners.items()
+    }
+    found = measure.interleaved(calls, rounds=job["rounds"])
+    return {"times": {name: list(array / len(batches)) for name, array in found.items()}}
+
+
+def _opened(runtime: str, path: Path, threads: int) -> ProgramRunner:
+    content = ProgramFile.read(path)
+    return open_program(content.program, content.outputs, path.parent, threads=threads, runtime=runtime)
+
+
+def main(path: Path) -> None:
+    """Do the job in this process."""
+    job = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = {"convert": _convert, "answer": _answer, "time": _time}[job["kind"]](job, path.parent)
+    except OpenGLMError as error:
+        found = {"problem": error.problem, "advice": error.advice}
+    except Exception as error:  # the engines' own kinds share no base
+        text = (str(error).strip() or "no reason given").splitlines()[0]
+        found = {"problem": f"{type(error).__name__}: {text[:TOLD]}", "advice": "Try another engine."}
+    (path.parent / FOUND).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

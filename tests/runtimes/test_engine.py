@@ -1,0 +1,159 @@
+"""What every engine does: convert, load, and answer as ONNX Runtime does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from openglm.errors import InputError, MissingExtraError
+from openglm.model.sources import onnx_file
+from openglm.runtimes import engine as room
+from openglm.runtimes.engine import Engine, Precision, Source, engine, engines
+from openglm.runtimes.onnxruntime import NAME, Runner
+
+NAMES = ("mnn", "onnxruntime", "openvino")
+
+
+@pytest.fixture
+def source(conv_file: Path) -> Source:
+    graph = onnx_file.read(conv_file)
+    outputs = tuple(str(value.name) for value in graph.graph.outputs)
+    return Source(conv_file, conv_file, frozenset(node.op_type for node in graph.graph), outputs)
+
+
+def feeds(path: Path) -> dict[str, np.ndarray]:
+    (given,) = onnx_file.read(path).graph.inputs
+    assert given.shape is not None
+    shape = [size if isinstance(size, int) else 2 for size in given.shape]
+    return {str(given.name): np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+
+
+def test_all_are_known_and_installed_here() -> None:
+    assert set(NAMES) <= set(engines())
+    for name in NAMES:
+        found = engines()[name]
+        assert found.version, f"the project's own set-up installs {name}"
+        assert not found.lacking
+        assert found.processors()
+        assert found.install.startswith("pip install")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("precision", "far"), [("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.1)])
+def test_answers_are_those_of_onnx_runtime(
+    source: Source, tmp_path: Path, name: str, precision: Precision, far: float
+) -> None:
+    found = engine(name)
+    target = tmp_path / f"model{found.suffix}"
+    found.convert(source, target, precision)
+    assert all(file.is_file() for file in found.files(target))
+    loaded = found.load(target, threads=1)
+    given = feeds(source.graph)
+    assert loaded.inputs == list(given)
+    expected = Runner(source.graph, threads=1).run(given)
+    answers = loaded.run(given)
+    assert list(answers) == list(expected)
+    for key, array in expected.items():
+        assert answers[key].shape == array.shape
+        assert np.abs(answers[key] - array).max() < far * np.abs(array).max()
+
+
+@pytest.mark.parametrize("name", ["mnn", "openvino"])
+def test_any_size_that_the_graph_leaves_open(
+    name: str, build_free: Callable[[Path], Source], tmp_path: Path
+) -> None:
+    source = build_free(tmp_path / "free.onnx")
+    found = engine(name)
+    target = tmp_path / f"model{found.suffix}"
+    found.convert(source, target, "fp32")
+    loaded = found.load(target, threads=1)
+    for rows in (1, 5, 2):
+        given = {"x": np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)}
+        np.testing.assert_allclose(loaded.run(given)["y"], np.maximum(given["x"], 3), rtol=1e-6)
+
+
+@pytest.fixture
+def build_free() -> Callable[[Path], Source]:
+    def build(path: Path) -> Source:
+        x = ir.val("x", ir.DataType.FLOAT, ["n", 4])
+        least = ir.val("least", const_value=ir.tensor(np.array(3, np.float32), name="least"))
+        node = ir.node("Max", [x, least])
+        y = node.outputs[0]
+        y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", 4])
+        graph = ir.Graph([x], [y], nodes=[node], initializers=[least], opset_imports={"": 20}, name="free")
+        onnx_file.write(ir.Model(graph, ir_version=10), path)
+        return Source(path, path, frozenset({"Max"}), ("y",))
+
+    return build
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_none_is_told_of(name: str, tmp_path: Path) -> None:
+    found = engine(name)
+    broken = tmp_path / f"broken{found.suffix}"
+    broken.write_bytes(b"not a model")
+    for file in found.files(broken)[1:]:
+        file.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="broken"):
+        found.load(broken)
+
+
+@pytest.mark.parametrize("name", ["mnn", "openvino"])
+def test_an_operator_it_does_not_know_is_named(name: str, tmp_path: Path) -> None:
+    x = ir.val("x", ir.DataType.FLOAT, [2])
+    node = ir.node("NoSuchOperator", [x], domain="own")
+    y = node.outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape([2])
+    graph = ir.Graph([x], [y], nodes=[node], opset_imports={"": 20, "own": 1}, name="g")
+    path = tmp_path / "unknown.onnx"
+    onnx_file.write(ir.Model(graph, ir_version=10), path)
+    found = engine(name)
+    source = Source(path, path, frozenset({"NoSuchOperator"}), ("y",))
+    with pytest.raises(InputError, match="NoSuchOperator"):
+        found.convert(source, tmp_path / f"model{found.suffix}", "fp32")
+
+
+def test_an_unknown_engine() -> None:
+    with pytest.raises(InputError, match="mnm") as caught:
+        engine("mnm")
+    assert "mnn" in caught.value.advice
+
+
+def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_version", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"MNN.*is not installed"):
+        engine("mnn")
+    assert engines()["openvino"].lacking == ("openvino", "nncf")
+
+
+def test_one_of_ones_own_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Engine):
+        name = "own"
+        title = "An engine of one's own"
+        package = "numpy"
+        precisions = ("fp32",)
+        suffix = ".own"
+
+        def processors(self) -> tuple[str, ...]:
+            return ("CPU",)
+
+        def convert(self, source: Source, target: Path, precision: Precision) -> None:
+            raise InputError("It converts nothing.", "Wait.")
+
+        def load(self, path: Path, *, threads: int | None = None) -> Runner:
+            return Runner(path, threads=threads)
+
+    engines.cache_clear()
+    try:
+        assert engine("own").version == np.__version__
+    finally:
+        del Own
+        import gc
+
+        gc.collect()
+        engines.cache_clear()
+    assert engine(NAME).title == "ONNX Runtime"
