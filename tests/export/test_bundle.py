@@ -16,7 +16,7 @@ from openglm.bundle.store import read_manifest
 from openglm.errors import InputError
 from openglm.export import apart
 from openglm.export import bundle as room
-from openglm.export.bundle import export, precision_of
+from openglm.export.bundle import compare, export
 from openglm.runtimes.onnxruntime import NAME
 
 BOTH = ["mnn", "openvino"]
@@ -25,6 +25,7 @@ BOTH = ["mnn", "openvino"]
 def test_a_picture_bundle_runs_on_all_engines(bundle: Path) -> None:
     before = read_manifest(bundle)
     outcomes = export(bundle, ["all"], samples=4, rounds=5)
+    assert outcomes[0].engine == NAME
     assert {item.engine for item in outcomes} >= set(BOTH)
     assert all(item.target is not None for item in outcomes if item.engine in BOTH)
     manifest = read_manifest(bundle)
@@ -46,7 +47,7 @@ def test_a_picture_bundle_runs_on_all_engines(bundle: Path) -> None:
 
 def test_text_of_any_length(text_bundle: Path, tmp_path: Path) -> None:
     outcomes = export(text_bundle, BOTH, output=tmp_path / "more", samples=6, rounds=5)
-    assert [item.target is not None for item in outcomes] == [True, True], outcomes
+    assert all(item.target is not None for item in outcomes), outcomes
     assert not read_manifest(text_bundle).targets, "another output was given"
     for name in BOTH:
         with openglm.load(tmp_path / "more", runtime=name) as session:
@@ -112,7 +113,7 @@ def test_one_that_fails_takes_nothing_else_down(
     Fault(monkeypatch, tmp_path).put(body)
     seconds = 8.0 if "sleep" in body else 120.0
     outcomes = export(bundle, BOTH, precision="fp32", samples=2, rounds=5, seconds=seconds)
-    failed, made = outcomes
+    _, failed, made = outcomes
     assert failed.target is None
     assert told in failed.reason
     assert made.target is not None
@@ -136,10 +137,25 @@ def test_other_answers_are_refused_and_the_bundle_stays(
         write(graph, path)
 
     monkeypatch.setattr(room.onnx_file, "write", spoilt)
-    (outcome,) = export(bundle, ["mnn"], samples=2, rounds=5)
+    _, outcome = export(bundle, ["mnn"], samples=2, rounds=5)
     assert outcome.target is None
     assert "answers are not the bundle's" in outcome.reason
     assert content == {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
+
+
+def test_engines_are_compared_where_they_are(bundle: Path) -> None:
+    export(bundle, BOTH, samples=2, rounds=5)
+    content = {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
+    for runtimes, expected in ((["all"], [NAME, *BOTH]), (["mnn", NAME], [NAME, "mnn"])):
+        outcomes = compare(bundle, runtimes, samples=3, rounds=5)
+        assert [item.engine for item in outcomes] == expected
+        own, *others = (item.target for item in outcomes)
+        assert own is not None
+        assert (own.difference, own.speedup) == (0, 1)
+        assert all(target is not None and target.timing is not None for target in others)
+    assert content == {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match="no engine 'mlx'"):
+        compare(bundle, ["mlx"])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +196,7 @@ def test_auto_takes_the_fastest_that_is_installed(bundle: Path) -> None:
 
 def test_labels_give_the_metric(write_classifier: Callable[..., Path], tmp_path: Path) -> None:
     rows = [
-        f"the film was {'good' if place % 2 else 'bad'} in part {place}\t{place % 2}" for place in range(40)
+        f"the film was {'good' if place % 2 else 'bad'} in part {place}\t{place % 3 % 2}" for place in range(40)
     ]
     data = tmp_path / "data.tsv"
     data.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
@@ -190,26 +206,11 @@ def test_labels_give_the_metric(write_classifier: Callable[..., Path], tmp_path:
         folder=tmp_path / "study",
     )  # fmt: skip
     made = result.save(tmp_path / "bundle")
-    (outcome,) = export(made, ["openvino"], data=str(data), samples=10, rounds=5)
+    _, outcome = export(made, ["openvino"], data=str(data), samples=10, rounds=5)
     assert outcome.target is not None, outcome.reason
     assert outcome.target.quality is not None
     assert outcome.target.quality.metric == "accuracy"
     assert outcome.target.quality.samples == 10
-
-
-def test_precision_is_that_of_the_coarsest_weights() -> None:
-    def graph(kind: ir.DataType, size: int) -> ir.Model:
-        value = ir.val("w", const_value=ir.tensor(np.zeros(size), dtype=kind, name="w"))
-        node = ir.node("Identity", [value])
-        return ir.Model(
-            ir.Graph([], node.outputs, nodes=[node], initializers=[value], opset_imports={"": 20}),
-            ir_version=10,
-        )
-
-    assert precision_of(graph(ir.DataType.FLOAT, 5000)) == "fp32"
-    assert precision_of(graph(ir.DataType.FLOAT16, 5000)) == "fp16"
-    assert precision_of(graph(ir.DataType.INT8, 5000)) == "int8"
-    assert precision_of(graph(ir.DataType.INT8, 50)) == "fp32"
 
 
 def test_arrays_are_kept_in_their_order(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from openglm.export.proof import coarser, prove
+from openglm.export.proof import coarser, precision_of, prove
 
 ROWS = [{"y": np.float32([[1, -4], [2, 0]])}, {"y": np.float32([[3, 3]])}]
 
@@ -57,3 +58,18 @@ def test_the_worst_output_counts() -> None:
 def test_the_coarser_of_two() -> None:
     assert coarser("fp16", "int8") == "int8"
     assert coarser("int4", "fp32") == "int4"
+
+
+def test_precision_is_that_of_the_coarsest_weights() -> None:
+    def graph(kind: ir.DataType, size: int) -> ir.Model:
+        value = ir.val("w", const_value=ir.tensor(np.zeros(size, kind.numpy()), name="w"))
+        node = ir.node("Identity", [value])
+        return ir.Model(
+            ir.Graph([], node.outputs, nodes=[node], initializers=[value], opset_imports={"": 20}),
+            ir_version=10,
+        )
+
+    assert precision_of(graph(ir.DataType.FLOAT, 5000)) == "fp32"
+    assert precision_of(graph(ir.DataType.FLOAT16, 5000)) == "fp16"
+    assert precision_of(graph(ir.DataType.INT8, 5000)) == "int8"
+    assert precision_of(graph(ir.DataType.INT8, 50)) == "fp32"

@@ -15,6 +15,8 @@ from openglm.model.tensor import TensorSpec
 
 FORMAT: Literal[1] = 1
 FILE = "openglm.json"
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+"""What weights are held in; with integers an engine that can quantizes activations too."""
 
 
 class _Part(BaseModel):
@@ -216,8 +218,7 @@ class Target(_Part):
     engine: str
     version: str
     """Of the engine, when it was proven."""
-    precision: str
-    """What weights are held in: "fp32", "fp16", "int8" or "int4"."""
+    precision: Precision
     difference: float
     """The largest difference of an output from what the bundle's own engine gave, as a share of the largest
     output."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -109,35 +109,38 @@ def export(
             progress=status.update,
         )
     if json:
-        print_json(
-            {
-                "bundle": str(output or bundle),
-                "engines": [
-                    {
-                        "engine": item.engine,
-                        "precision": item.precision,
-                        "added": item.target is not None,
-                        "reason": item.reason,
-                        **({} if item.target is None else item.target.model_dump(mode="json")),
-                    }
-                    for item in outcomes
-                ],
-            }
-        )
+        print_json({"bundle": str(output or bundle), "engines": [told(item) for item in outcomes]})
     else:
-        _show(outcomes, str(output or bundle), threads)
+        show(outcomes, threads)
+        if any(item.target for item in outcomes[1:]):
+            out().print(f"They are in {output or bundle}.", markup=False)
     if any(item.target is None for item in outcomes):
         raise typer.Exit(4)
 
 
-def _show(outcomes: Sequence[Outcome], bundle: str, threads: int) -> None:
+def told(item: Outcome) -> dict[str, Any]:
+    """An outcome for a program."""
+    measured = {} if item.target is None else item.target.model_dump(mode="json")
+    return {
+        "engine": item.engine,
+        "precision": item.precision,
+        "ok": item.target is not None,
+        "reason": item.reason,
+        **measured,
+    }
+
+
+def show(outcomes: Sequence[Outcome], threads: int) -> None:
+    """Outcomes, the first that of the bundle's own engine, as a table; what failed below it."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("engine", "weights", "size", "load", "latency", "speed", "memory", "difference", "cosine"):
-        table.add_column(column, justify="left" if column in ("engine", "weights") else "right")
     good = [item.target for item in outcomes if item.target is not None]
+    judged = good[0].quality if good else None
+    columns = ["engine", "weights", "size", "load", "latency", "speed", "memory", "difference", "cosine"]
+    for column in [*columns, *([judged.metric] if judged else [])]:
+        table.add_column(column, justify="left" if column in ("engine", "weights") else "right")
     for target in good:
         timing = target.timing
         table.add_row(
@@ -150,18 +153,17 @@ def _show(outcomes: Sequence[Outcome], bundle: str, threads: int) -> None:
             "" if target.peak_memory_mb is None else f"{target.peak_memory_mb:.0f} MB",
             f"{target.difference:.2g}",
             f"{target.cosine:.5f}",
+            *([f"{target.quality.value:.4f}"] if judged and target.quality else []),
         )
     if good:
         out().print(table)
-        host = good[0].host
         noun = "thread" if threads == 1 else "threads"
         out().print(
-            f"\nSpeed is to the bundle's own ONNX Runtime model, in interleaved rounds; differences are over "
-            f"{good[0].samples} inputs. Measured on {host.processor}, {threads} {noun}.",
+            f"\nSpeed is to {good[0].engine}, in interleaved rounds; differences are to its answers, over "
+            f"{good[0].samples} inputs. Measured on {good[0].host.processor}, {threads} {noun}.",
             style="dim",
             soft_wrap=True,
         )
-        out().print(f"They are in {escape(bundle)}.")
     for item in outcomes:
         if item.target is None:
             told = f"[red]✗[/] {item.engine} {item.precision}: {escape(item.reason)}"

@@ -8,6 +8,7 @@ import typer
 
 from openglm.cli.console import err, out, print_json
 from openglm.cli.explain import explain
+from openglm.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +45,10 @@ def verify(
 
 def compare(
     one: str = typer.Argument(..., metavar="A", help="A bundle, or anything that MODEL takes elsewhere."),
-    other: str = typer.Argument(..., metavar="B", help="Another one."),
+    other: str | None = typer.Argument(None, metavar="[B]", help="Another one."),
+    runtimes: str = typer.Option(
+        "", help="Instead of B: A is a bundle, and these of its engines, joined by commas, or all."
+    ),
     shape: str = typer.Option("", help="Sizes of symbolic dimensions: batch=1,sequence=128."),
     threads: int = typer.Option(1, min=1, help="Threads."),
     rounds: int = typer.Option(25, min=5, help="Rounds; in each, both run once."),
@@ -53,9 +57,15 @@ def compare(
     """Measure two models or bundles against each other: size, latency, memory, and how far outputs agree.
 
     \b
-    Example:
+    Examples:
       openglm compare all-minilm-l6-v2 small
+      openglm compare small --runtimes all
     """
+    if (other is None) == (not runtimes):
+        raise InputError("There is nothing, or too much, to compare with.", "Give B, or --runtimes.")
+    if other is None:
+        _engines(one, runtimes, shape, threads, rounds, json)
+        return
     import tempfile
 
     from rich.markup import escape
@@ -113,3 +123,21 @@ def compare(
         style="dim",
         soft_wrap=True,
     )
+
+
+def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, json: bool) -> None:
+    """Compare the engines of one bundle."""
+    from openglm.cli.export import show, told
+    from openglm.export.bundle import compare as measure
+
+    if shape:
+        raise InputError("Engines are compared at the bundle's own sizes.", "Leave out --shape.")
+    names = [name.strip() for name in runtimes.split(",") if name.strip()]
+    with err().status("reading") as status:
+        outcomes = measure(bundle, names, threads=threads, rounds=rounds, progress=status.update)
+    if json:
+        print_json({"bundle": bundle, "engines": [told(item) for item in outcomes]})
+    else:
+        show(outcomes, threads)
+    if any(item.target is None for item in outcomes):
+        raise typer.Exit(4)

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from openglm.bundle.manifest import Precision
 from openglm.dynamic.footprint import resident_mb
 from openglm.dynamic.program import ProgramFile, ProgramRunner, open_program
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes import measure
-from openglm.runtimes.engine import Precision, Source, engine
+from openglm.runtimes.engine import Source, engine
 
 Batch = Mapping[str, np.ndarray]
 FOUND = "found.json"

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import onnx_ir as ir
 
-from openglm.runtimes.engine import Precision
+from openglm.bundle.manifest import Precision
+from openglm.passes.rewriting import attribute
 
 Outputs = Sequence[Mapping[str, np.ndarray]]
 
@@ -83,3 +85,25 @@ def coarser(one: Precision, other: Precision) -> Precision:
     """The precision of the two that rounds more."""
     order = list(TOLERANCES)
     return max(one, other, key=order.index)
+
+
+def precision_of(graph: ir.Model) -> Precision:
+    """What the weights of a graph are held in: the coarsest of what any large constant is."""
+    found: Precision = "fp32"
+    for value in graph.graph.initializers.values():
+        held = value.const_value
+        if held is not None and held.size >= _LARGE:
+            found = coarser(found, _HELD.get(held.dtype, "fp32"))
+    products = (node for node in graph.graph.all_nodes() if node.op_type == "MatMulNBits")
+    return "int4" if any(attribute(node, "bits", 4) == 4 for node in products) else found
+
+
+_LARGE = 4096
+"""Elements of a constant from which it tells the precision of a model."""
+_HELD: dict[ir.DataType, Precision] = {
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.INT8: "int8",
+    ir.DataType.UINT8: "int8",
+    ir.DataType.INT4: "int4",
+    ir.DataType.UINT4: "int4",
+}

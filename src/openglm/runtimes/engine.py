@@ -13,15 +13,13 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from openglm.bundle.manifest import Precision
 from openglm.errors import InputError, MissingExtraError, nearest
 from openglm.registry import registered
-
-Precision = Literal["fp32", "fp16", "int8", "int4"]
-"""What weights are held in, and for the integers, where an engine can, activations too."""
 
 
 class Runs(Protocol):

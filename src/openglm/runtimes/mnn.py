@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.engine import Engine, Precision, Source, check_threads
+from openglm.runtimes.engine import Engine, Source, check_threads
 
 _SMALLER: dict[Precision, tuple[str, ...]] = {
     "fp32": (),

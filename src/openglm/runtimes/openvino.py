@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.engine import Engine, Precision, Source, check_threads
+from openglm.runtimes.engine import Engine, Source, check_threads
 
 STATIC = {"QuantizeLinear", "DequantizeLinear"}
 """The operators of graphs whose activations have ranges: these run in integers as they are."""

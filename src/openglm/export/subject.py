@@ -1,0 +1,181 @@
+"""A bundle that engines are compared on: its inputs, its own answers, and how others are judged by them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Target
+from openglm.dynamic.program import ProgramFile
+from openglm.errors import InputError
+from openglm.export import apart
+from openglm.export.proof import Proof, coarser, precision_of, prove
+from openglm.metrics import resolve
+from openglm.model.sources import onnx_file
+from openglm.runtimes import measure
+from openglm.runtimes.engine import Engine
+from openglm.runtimes.onnxruntime import NAME
+from openglm.search.bundled import Bundled
+from openglm.search.feed import Feed
+
+TIMED = 8
+"""Inputs of a round where inputs take different ways; else one does."""
+Files = Mapping[str, Path]
+"""An engine's file for each segment."""
+
+
+class Subject:
+    """A bundle's folder and manifest, with a work folder; engines run in processes of their own.
+
+    Answers are compared on up to `samples` inputs of `data`, or of what stands in for it; `seconds` limits
+    each process.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, work: Path, data: Any, *, samples: int, threads: int,
+        seconds: float, progress: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.manifest, self.work, self.threads, self.seconds = manifest, work, threads, seconds
+        self.progress = progress
+        self.own: Files = files_of(manifest, NAME, folder)
+        graphs = {segment: onnx_file.read(path) for segment, path in self.own.items()}
+        self.precision: Precision = "fp32"
+        """Of the bundle's own graphs, the coarsest."""
+        for graph in graphs.values():
+            self.precision = coarser(self.precision, precision_of(graph))
+        reader = Bundled.of(folder, manifest)
+        self._feed = Feed(reader, data, manifest.shape, calibration_samples=1, evaluation_samples=samples)
+        self._labelled = data is not None and self._feed.labelled
+        self._batches = self._feed.first(samples)
+        self._inputs = work / "inputs.npz"
+        apart.save(self._batches, self._inputs)
+        progress("running the bundle itself")
+        self._reference, *_ = self._answers(NAME, self.own)
+
+    def proven(self, target: Engine, precision: Precision, files: Files) -> Target:
+        """What an engine's files are like; raises `InputError` where it does not run them, or its answers
+        differ from the bundle's own by more than the precision explains."""
+        self.progress(f"{target.title}: comparing its answers")
+        answers, load_ms, peak = self._answers(target.name, files)
+        proof = prove(answers, self._reference)
+        if not proof.within(coarser(precision, self.precision)):
+            raise InputError(_apart(proof), "Try another precision.")
+        return Target(
+            engine=target.name,
+            version=target.version or "",
+            precision=precision,
+            difference=float(f"{proof.difference:.3g}"),
+            mean_difference=float(f"{proof.mean_difference:.3g}"),
+            cosine=round(proof.cosine, 6),
+            quality=self._quality(answers) if self._labelled else None,
+            samples=len(self._batches),
+            size_bytes=sum(each.stat().st_size for file in files.values() for each in target.files(file)),
+            load_ms=load_ms,
+            peak_memory_mb=peak,
+            host=measure.host(f"{target.title} {target.version}", self.threads),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+
+    def timed(self, targets: Sequence[Target], files: Mapping[str, Files], rounds: int) -> list[Target]:
+        """Engines and the bundle's own run in turn, those with their files by engine; as they are where the
+        engines do not bear each other in one process."""
+        self.progress("measuring all in turn")
+        batches = self._batches[:TIMED] if self.manifest.program.gates else [self._feed.shaped()]
+        inputs = self.work / "timed.npz"
+        apart.save(batches, inputs)
+        programs = {
+            name: (name, self._program(name, held)) for name, held in {NAME: self.own, **files}.items()
+        }
+        try:
+            times = apart.times(
+                programs, inputs, self.scratch, threads=self.threads, rounds=rounds, seconds=self.seconds
+            )
+        except InputError:
+            return list(targets)
+        return [
+            target.model_copy(
+                update={
+                    "timing": measure.summary(times[target.engine]),
+                    "speedup": round(measure.speedup(times[NAME], times[target.engine]), 4),
+                }
+            )
+            for target in targets
+        ]
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what processes are told and find."""
+        path = self.work / "job"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def _answers(self, runtime: str, files: Files) -> tuple[list[dict[str, np.ndarray]], float, float | None]:
+        program = self._program(runtime, files)
+        return apart.answers(
+            runtime, program, self._inputs, self.scratch, threads=self.threads, seconds=self.seconds
+        )
+
+    def _program(self, runtime: str, files: Files) -> Path:
+        """A file of the program with an engine's files in it."""
+        program = with_files(
+            self.manifest.program, runtime, {segment: str(file.resolve()) for segment, file in files.items()}
+        )
+        path = self.work / f"{runtime}.json"
+        content = ProgramFile(program=program, outputs=self.manifest.outputs)
+        path.write_text(content.model_dump_json(), encoding="utf-8")
+        return path
+
+    def _quality(self, answers: Sequence[Mapping[str, np.ndarray]]) -> Quality:
+        outputs, labels = self._feed.outputs(_Told(answers))
+        metric = resolve(self.manifest.after.quality.metric)
+        score = metric.score(self._feed.evaluation(outputs, outputs, labels))
+        return Quality(
+            metric=metric.name,
+            value=score.value,
+            higher_is_better=metric.higher_is_better,
+            details=score.details,
+            samples=len(labels),
+        )
+
+
+class _Told:
+    """Gives answers that are there already, in their order."""
+
+    def __init__(self, answers: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.inputs: list[str] = []
+        self._answers = iter(answers)
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(next(self._answers))
+
+
+def files_of(manifest: Manifest, runtime: str, folder: Path) -> dict[str, Path]:
+    """A bundle's files for an engine, by segment; raises `InputError` where it has none."""
+    if missing := [each.name for each in manifest.program.segments if runtime not in each.models]:
+        raise InputError(
+            f"The bundle has no model of {missing[0]} for {runtime}.",
+            f"Add it with `openglm export BUNDLE --runtime {runtime}`.",
+        )
+    return {each.name: folder / each.models[runtime] for each in manifest.program.segments}
+
+
+def with_files(program: Program, runtime: str, names: Mapping[str, str]) -> Program:
+    """The program with files for an engine, by segment."""
+    segments = [
+        segment.model_copy(update={"models": {**segment.models, runtime: names[segment.name]}})
+        for segment in program.segments
+    ]
+    return program.model_copy(update={"segments": tuple(segments)})
+
+
+def _apart(proof: Proof) -> str:
+    if not np.isfinite(proof.difference):
+        return "Its outputs have other shapes, or are no numbers."
+    return (
+        f"Its answers are not the bundle's: they differ by up to {proof.difference:.2g} of the largest, with "
+        f"a cosine of {proof.cosine:.4f}."
+    )
