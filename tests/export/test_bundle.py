@@ -195,8 +195,10 @@ def test_auto_takes_the_fastest_that_is_installed(bundle: Path) -> None:
 
 
 def test_labels_give_the_metric(write_classifier: Callable[..., Path], tmp_path: Path) -> None:
+    labels = [place % 3 % 2 for place in range(40)]
     rows = [
-        f"the film was {'good' if place % 2 else 'bad'} in part {place}\t{place % 3 % 2}" for place in range(40)
+        f"the film was {'good' if label else 'bad'}, part {place}\t{label}"
+        for place, label in enumerate(labels)
     ]
     data = tmp_path / "data.tsv"
     data.write_text("text\tlabel\n" + "\n".join(rows) + "\n")

@@ -10,7 +10,19 @@ from importlib import resources
 from string import Template
 
 from openglm.bundle.manifest import Manifest
-from openglm.report import comparison, cost, record, sensitivity, spending, story, tried, units, verdict, ways
+from openglm.report import (
+    comparison,
+    cost,
+    engines,
+    record,
+    sensitivity,
+    spending,
+    story,
+    tried,
+    units,
+    verdict,
+    ways,
+)
 from openglm.report.markup import Content, Markup, join, tag
 from openglm.report.parts import badge
 
@@ -20,6 +32,7 @@ REPORT = "report.html"
 SECTIONS: dict[str, tuple[str, Callable[[Manifest], Markup | None]]] = {
     "verdict": ("Fit", verdict.show),
     "measured": ("Side by side", comparison.show),
+    "engines": ("Engines", engines.show),
     "ways": ("Ways", ways.show),
     "tried": ("What was tried", tried.show),
     "time": ("Search time", spending.show),

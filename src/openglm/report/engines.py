@@ -1,0 +1,45 @@
+"""The section on other engines that a bundle was exported for."""
+
+from __future__ import annotations
+
+from openglm.bundle.manifest import Manifest, Target
+from openglm.report import units
+from openglm.report.markup import Markup, tag
+from openglm.report.parts import Cell, badge, section, table
+
+HEADS = ("Size", "Load", "Latency", "Speed", "Memory", "Difference", "Cosine")
+
+
+def show(manifest: Manifest) -> Markup | None:
+    """The section; nothing where the bundle has its own engine only."""
+    if not manifest.targets:
+        return None
+    hosts = sorted({target.host.processor for target in manifest.targets})
+    threads = sorted({target.host.threads for target in manifest.targets})
+    aside = [
+        badge("measured", ", ".join(hosts)),
+        tag(
+            "p",
+            f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}. Speed is to "
+            f"{manifest.host.engine}, in rounds of all in turn. Differences are to its answers: the largest, "
+            "as a share of the largest output, and the cosine of all.",
+        ),
+    ]
+    heads = [Cell("Engine"), Cell("Weights"), *(Cell(head, "number") for head in HEADS)]
+    rows = [_row(target) for target in manifest.targets]
+    return section("engines", "On other engines", aside, table("Engines that give its answers", heads, rows))
+
+
+def _row(target: Target) -> list[Cell]:
+    timing = target.timing
+    figures = [
+        units.size(target.size_bytes),
+        "" if target.load_ms is None else units.ms(target.load_ms),
+        "" if timing is None else units.ms(timing.median_ms),
+        "" if target.speedup is None else units.times(target.speedup),
+        "" if target.peak_memory_mb is None else units.size(int(1e6 * target.peak_memory_mb)),
+        units.figure(target.difference),
+        f"{target.cosine:.5f}",
+    ]
+    name = Cell(target.host.engine)
+    return [name, Cell(target.precision), *(Cell(figure, "number") for figure in figures)]
