@@ -143,7 +143,7 @@ class Space:
                 yield self.untouched(**kept, layers=half, neurons=0.5)
             yield self.untouched(**kept, layers=third)
         if "channels" in self.choices:
-            for share in (0.6, 0.75, 0.5):
+            for share in (0.5, 0.75):
                 yield self.untouched(**kept, channels=share)
             if "layers" in self.choices:
                 yield self.untouched(**kept, layers=fewer, channels=0.6)
