@@ -17,6 +17,7 @@ _HOMES = {
     "OpenGLMError": "openglm.errors",
     "calibrate": "openglm.search.recalibration",
     "distil": "openglm.training.distillation",
+    "export": "openglm.targets.export",
     "fit": "openglm.device.fit",
     "load": "openglm.dynamic.session",
     "optimize": "openglm.search.optimize",

@@ -55,3 +55,14 @@ def test_compare_takes_a_second_model_or_engines(command: Command, bundle: Path)
         [bundle, "--runtimes", "all", "--shape", "n=1"],
     ):
         assert command("compare", *given).code == 2
+
+
+def test_optimize_exports_what_its_recipe_names(command: Command, model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[steps]]\npass = "fp16"\n\n[targets]\nruntimes = ["mnn"]\nprecision = "fp32"\n')
+    target = tmp_path / "made"
+    given = ("optimize", model, "--device", "mid-range-a76", "-o", target, "--json")
+    done = command(*given, "--recipe", recipe)
+    assert [item["engine"] for item in json.loads(done.out)["engines"]] == ["onnxruntime", "mnn"], done.err
+    assert command("verify", target, "--runtime", "mnn").code == 0
+    assert command(*given, "--runtime", "mnm").code == 2

@@ -84,3 +84,18 @@ def test_missing_and_binary(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
         recipe.read(tmp_path / "binary.toml")
+
+
+def test_engines_are_named_beside_the_steps(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    steps = '[[steps]]\npass = "fp16"\n'
+    path.write_text(steps)
+    assert recipe.read_targets(path) is None
+    path.write_text(steps + '[targets]\nruntimes = ["mnn"]\nprecision = "int8"\nsizes = { n = [8] }\n')
+    found = recipe.read_targets(path)
+    assert found == recipe.Targets(runtimes=("mnn",), precision="int8", sizes={"n": (8,)})
+    assert len(recipe.read(path)) == 1
+    for wrong in ("runtimes = []", 'runtimes = ["mnn"]\nprecision = "int3"', "runtime = 'mnn'"):
+        path.write_text(f"{steps}[targets]\n{wrong}\n")
+        with pytest.raises(InputError, match="targets"):
+            recipe.read_targets(path)

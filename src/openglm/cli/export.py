@@ -12,7 +12,9 @@ from openglm.cli.console import err, out, print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from openglm.export.bundle import Outcome
+    from openglm.targets.export import Outcome
+
+NOT_ADDED = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +74,9 @@ def export(
     output: Path | None = typer.Option(
         None, "--output", "-o", help="A new bundle; the engines are added to the old one if not given."
     ),
+    sizes: list[str] = typer.Option(
+        [], help="For engines of fixed sizes: sequence=16,64; again for another dimension."
+    ),
     data: str | None = typer.Option(
         None, "--data", help="Your data to compare on: .tsv, .csv, .jsonl, .parquet, .npz, or a folder."
     ),
@@ -92,7 +97,7 @@ def export(
       openglm export small --runtime all --precision fp16 -o small-fp16
       openglm run small --runtime mnn --text "A cat sat on the mat."
     """
-    from openglm.export.bundle import export as run
+    from openglm.targets.export import export as run
 
     names = [name.strip() for name in runtime.split(",") if name.strip()]
     with err().status("reading") as status:
@@ -101,6 +106,7 @@ def export(
             names,
             precision=precision,  # type: ignore[arg-type]  # checked there
             output=output,
+            sizes=_sizes(sizes),
             data=data,
             samples=samples,
             threads=threads,
@@ -115,7 +121,23 @@ def export(
         if any(item.target for item in outcomes[1:]):
             out().print(f"They are in {output or bundle}.", markup=False)
     if any(item.target is None for item in outcomes):
-        raise typer.Exit(4)
+        raise typer.Exit(NOT_ADDED)
+
+
+def _sizes(given: Sequence[str]) -> dict[str, list[int]]:
+    """Sizes by dimension; raises `InputError` for what is written otherwise."""
+    from openglm.errors import InputError
+
+    found = {}
+    for item in given:
+        name, _, values = item.partition("=")
+        try:
+            found[name.strip()] = [int(value) for value in values.split(",")]
+        except ValueError:
+            found = {}
+        if not name.strip() or min(found.get(name.strip()) or [0]) < 1:
+            raise InputError(f"'{item}' gives no sizes.", "Write them as sequence=16,64.")
+    return found
 
 
 def told(item: Outcome) -> dict[str, Any]:

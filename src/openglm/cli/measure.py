@@ -127,8 +127,8 @@ def compare(
 
 def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, json: bool) -> None:
     """Compare the engines of one bundle."""
-    from openglm.cli.export import show, told
-    from openglm.export.bundle import compare as measure
+    from openglm.cli.export import NOT_ADDED, show, told
+    from openglm.targets.export import compare as measure
 
     if shape:
         raise InputError("Engines are compared at the bundle's own sizes.", "Leave out --shape.")
@@ -140,4 +140,4 @@ def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, 
     else:
         show(outcomes, threads)
     if any(item.target is None for item in outcomes):
-        raise typer.Exit(4)
+        raise typer.Exit(NOT_ADDED)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from openglm.cli.console import command_line, err, out, print_json
+from openglm.cli.export import NOT_ADDED, show, told
 from openglm.cli.fit import DOES_NOT_FIT
 
 if TYPE_CHECKING:
+    from openglm.passes.recipe import Targets
     from openglm.search.result import Result
     from openglm.search.trial import Trial
+    from openglm.targets.export import Outcome
 
 STOPPED = 130
 REFUSED = 6
@@ -60,6 +63,9 @@ def optimize(
     ),
     time: str = typer.Option("10m", help="No new recipe is started after this time: 90s, 10m, 1h."),
     recipe: Path | None = typer.Option(None, help="Apply this recipe (.toml) instead of searching for one."),
+    runtime: str = typer.Option(
+        "", help="Engines to export the bundle for (openglm doctor), joined by commas; or all."
+    ),
     workers: int = typer.Option(1, min=1, help="Processes that try recipes side by side."),
     ray: str | None = typer.Option(
         None, help="Try recipes on the Ray cluster at this address; 'local' starts one on this machine."
@@ -104,6 +110,7 @@ def optimize(
         latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms
     )
     limit, dims = _seconds(time), parse_dims(shape)
+    targets = _targets(runtime, recipe)
     check_target(output)
     study = study_folder(output)
     if fresh:
@@ -132,10 +139,14 @@ def optimize(
         )
         display.say("measuring the chosen model once more")
         result.best.save(output, command=command_line())
+        outcomes = [] if targets is None else _exported(output, targets, result.bench.setup.threads, display)
     if json:
-        print_json(_summary(result, output))
+        print_json(_summary(result, output) | {"engines": [told(item) for item in outcomes]})
     else:
         _tell(result, output)
+        if outcomes:
+            out().print()
+            show(outcomes, result.bench.setup.threads)
     if result.stopped:
         raise typer.Exit(STOPPED)
     if refused := _refused(result) if recipe is not None else "":
@@ -144,6 +155,33 @@ def optimize(
         raise typer.Exit(REFUSED)
     if not result.best.verdict.fits:
         raise typer.Exit(DOES_NOT_FIT)
+    if any(item.target is None for item in outcomes):
+        raise typer.Exit(NOT_ADDED)
+
+
+def _targets(runtime: str, recipe: Path | None) -> Targets | None:
+    """The engines that were asked for, all of them installed."""
+    from openglm.passes.recipe import Targets, read_targets
+    from openglm.targets.export import wanted
+
+    names = tuple(name.strip() for name in runtime.split(",") if name.strip())
+    found = Targets(runtimes=names) if names else None if recipe is None else read_targets(recipe)
+    if found is not None:
+        wanted(found.runtimes)  # before hours go by for an engine that is not there
+    return found
+
+
+def _exported(output: Path, targets: Targets, threads: int, display: _Display) -> list[Outcome]:
+    from openglm.targets.export import export
+
+    return export(
+        output,
+        targets.runtimes,
+        precision=targets.precision,
+        sizes=targets.sizes,
+        threads=threads,
+        progress=display.say,
+    )
 
 
 def _refused(result: Result) -> str:

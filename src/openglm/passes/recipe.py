@@ -6,6 +6,11 @@ keep = 0.5
 
 [[steps]]
 pass = "dynamic_wi8_ai8"
+
+A file may name engines besides, which the bundle that it makes is exported for:
+
+[targets]
+runtimes = ["mnn", "litert"]
 """
 
 from __future__ import annotations
@@ -19,10 +24,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
 from openglm.passes.contract import GraphPass, ModulePass, PassConfig, ProgramPass, parse_step
 
 Recipe = tuple[PassConfig, ...]
+
+
+class Targets(BaseModel):
+    """Engines for a bundle, as `openglm.export` takes them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtimes: tuple[str, ...] = Field(min_length=1)
+    precision: Precision | None = None
+    sizes: dict[str, tuple[int, ...]] = {}
+
+
 _FORM = 'A recipe is steps such as [[steps]] pass = "dynamic_wi8_ai8", one for each pass.'
 
 
@@ -68,18 +88,35 @@ def digest(recipe: Sequence[PassConfig]) -> str:
 
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file; raises `InputError` for a file that is none."""
+    content = _content(path)
+    steps = content.get("steps")
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
+        raise InputError(f"The recipe {path} has no steps.", _FORM)
+    if others := set(content) - {"steps", "targets"}:
+        raise InputError(f"The recipe {path} has '{sorted(others)[0]}' beside its steps.", _FORM)
+    return parse(steps)
+
+
+def read_targets(path: Path) -> Targets | None:
+    """The engines that a recipe's file names, if it does; raises `InputError` for ones that are not valid."""
+    given = _content(path).get("targets")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return None if given is None else Targets.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"The targets of {path} are not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            'Write them as [targets] runtimes = ["mnn"].',
+        ) from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"There is no recipe {path}.", "Check the path.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"The recipe {path} cannot be read: {error}.", _FORM) from error
-    steps = content.get("steps")
-    if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
-        raise InputError(f"The recipe {path} has no steps.", _FORM)
-    if others := set(content) - {"steps"}:
-        raise InputError(f"The recipe {path} has '{sorted(others)[0]}' beside its steps.", _FORM)
-    return parse(steps)
 
 
 def toml(steps: Sequence[Mapping[str, Any]]) -> str:

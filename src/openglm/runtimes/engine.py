@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError, MissingExtraError, nearest
+from openglm.model.sources import onnx_file
+from openglm.model.tensor import TensorSpec, specs
 from openglm.registry import registered
 
 
@@ -37,15 +40,33 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A graph to convert, as ONNX files."""
+    """A graph to convert."""
 
     graph: Path
-    """As it is in the bundle, quantized or not."""
+    """As it is in the bundle, quantized or not: an ONNX file."""
     plain: Path
     """The same in float32."""
-    operators: frozenset[str]
-    """Of `graph`."""
-    outputs: tuple[str, ...]
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """What an open dimension is converted for, by its name, where an engine wants sizes fixed."""
+
+    @cached_property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the graph takes."""
+        return specs(self._read.graph.inputs)
+
+    @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the graph gives."""
+        return specs(self._read.graph.outputs)
+
+    @cached_property
+    def operators(self) -> frozenset[str]:
+        """The operators of `graph`, by their types."""
+        return frozenset(node.op_type for node in self._read.graph.all_nodes())
+
+    @cached_property
+    def _read(self) -> ir.Model:
+        return onnx_file.read(self.graph)
 
 
 class Engine(ABC):

@@ -44,8 +44,8 @@ class OpenVINO(Engine):
         except Exception as error:  # not all of its kinds are RuntimeErrors
             problem = f"OpenVINO cannot convert it: {_reason(error)}."
             raise InputError(problem, "Try another engine.") from error
-        for port, name in zip(model.outputs, source.outputs, strict=True):
-            port.get_tensor().set_names({name})
+        for port, spec in zip(model.outputs, source.outputs, strict=True):
+            port.get_tensor().set_names({spec.name})
         openvino.save_model(model, target, compress_to_fp16=precision == "fp16")
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:

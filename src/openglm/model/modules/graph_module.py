@@ -26,14 +26,14 @@ OPSET = 13
 """The first operator set that `operators` knows."""
 
 
-def of_graph(model: ir.Model) -> fx.GraphModule:
+def of_graph(model: ir.Model, *, named: bool = False) -> fx.GraphModule:
     """The graph as a module in evaluation mode; `forward` takes the graph's inputs under their names and
-    gives its outputs, a tensor or a tuple of them.
+    gives its outputs, a tensor or a tuple of them, or `named`, a dict.
 
     The weights of layers are parameters. Other constants are buffers, which no training changes. Raises
     `InputError` for an operator, or a form of one, that is not known.
     """
-    return _Builder(model).built()
+    return _Builder(model).built(named)
 
 
 class _Builder:
@@ -51,7 +51,7 @@ class _Builder:
         self.joined: dict[ir.Node, str] = {}
         """Nodes that a layer does too, with the name of what it gives."""
 
-    def built(self) -> fx.GraphModule:
+    def built(self, named: bool) -> fx.GraphModule:
         for value in self.source.initializers.values():
             if value.const_value is not None:
                 self.constants[str(value.name)] = _constant(value.const_value.numpy())
@@ -74,7 +74,10 @@ class _Builder:
             else:
                 self._call(node)
         outputs = [self.argument(value) for value in self.source.outputs]
-        self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        given: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
+        if named:
+            given = {str(value.name): node for value, node in zip(self.source.outputs, outputs, strict=True)}
+        self.graph.output(given)
         return fx.GraphModule(self.held, self.graph).eval()
 
     def argument(self, value: ir.Value) -> Any:

@@ -15,17 +15,19 @@ from typing import Any, get_args
 from openglm.bundle.manifest import FILE, Manifest, Precision, Target
 from openglm.bundle.store import check_target, list_files, opened, writing
 from openglm.errors import InputError, OpenGLMError, nearest
-from openglm.export import apart
-from openglm.export.subject import Files, Subject, files_of, with_files
 from openglm.model.sources import onnx_file
 from openglm.passes.contract import Context
 from openglm.passes.dequantize import Dequantize
 from openglm.report.page import REPORT, render
 from openglm.runtimes.engine import Engine, Source, engine, engines
 from openglm.runtimes.onnxruntime import NAME
+from openglm.targets import apart
+from openglm.targets.subject import Files, Subject, files_of, with_files
 
 ALL = "all"
 SAMPLES = 32
+LENGTHS = (16, 32, 64, 128, 256)
+"""Tokens."""
 SECONDS = 300.0
 """For one conversion, and for one set of answers."""
 
@@ -48,6 +50,7 @@ def export(
     *,
     precision: Precision | None = None,
     output: str | PathLike[str] | None = None,
+    sizes: Mapping[str, Sequence[int]] | None = None,
     data: Any = None,
     samples: int = SAMPLES,
     threads: int = 1,
@@ -58,7 +61,8 @@ def export(
     """Convert a bundle's program for engines, by name, or "all" that are installed; the bundle gets their
     files, or a new one at `output` does. The first outcome is the bundle's own engine's.
 
-    `precision` is what weights shall be held in, that of the bundle's own graphs if not given. Answers are
+    `precision` is what weights shall be held in, that of the bundle's own graphs if not given. `sizes` are
+    those of open dimensions, by name, that engines which want them fixed get graphs for. Answers are
     compared on up to `samples` inputs of `data`, or of what stands in for it, and where `data` has labels
     the bundle's metric is taken too. An engine that fails, or whose answers differ by more than its
     precision explains, is left out, and says why; where none is added the bundle stays as it was. Raises
@@ -66,7 +70,7 @@ def export(
     not installed, `OutputError` where the bundle cannot be written.
     """
     place = Path(bundle if output is None else output)
-    wanted = _wanted(runtimes)
+    asked = wanted(runtimes)
     if precision is not None and precision not in get_args(Precision):
         raise InputError(f"There is no precision '{precision}'.", nearest(precision, get_args(Precision)))
     check_target(place)
@@ -76,7 +80,8 @@ def export(
         subject = Subject(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
-        sources = {segment: _source(segment, path, work) for segment, path in subject.own.items()}
+        every = {**proposed(manifest), **(sizes or {})}
+        sources = {segment: _source(segment, path, work, every) for segment, path in subject.own.items()}
         files: dict[str, Files] = {NAME: subject.own}
 
         def made(target: Engine, chosen: Precision) -> Target:
@@ -85,7 +90,7 @@ def export(
             return subject.proven(target, chosen, files[target.name])
 
         outcomes = [_tried(engines()[NAME], subject.precision, made)]
-        outcomes += [_tried(each, precision or subject.precision, made) for each in wanted]
+        outcomes += [_tried(each, precision or subject.precision, made) for each in asked]
         outcomes = _measured(subject, outcomes, files, rounds)
         added = [item.target for item in outcomes[1:] if item.target is not None]
         if added:
@@ -115,7 +120,7 @@ def compare(
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openglm-")))
         had = {target.engine: target for target in manifest.targets}
         names = list(had) if ALL in runtimes else [name for name in dict.fromkeys(runtimes) if name != NAME]
-        wanted = {name: engine(name) for name in names}
+        others = {name: engine(name) for name in names}
         files = {name: files_of(manifest, name, folder) for name in (NAME, *names)}
         subject = Subject(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
@@ -125,13 +130,14 @@ def compare(
             return subject.proven(target, chosen, files[target.name])
 
         outcomes = [_tried(engines()[NAME], subject.precision, there)]
-        for name, each in wanted.items():
+        for name, each in others.items():
             chosen = had[name].precision if name in had else subject.precision
             outcomes.append(_tried(each, chosen, there))
         return _measured(subject, outcomes, files, rounds)
 
 
-def _wanted(runtimes: Sequence[str]) -> list[Engine]:
+def wanted(runtimes: Sequence[str]) -> list[Engine]:
+    """Engines by their names, or "all" that are installed but the bundle's own; raises as `export` does."""
     if ALL in runtimes:
         found = [each for each in engines().values() if each.name != NAME and not each.lacking]
         if not found:
@@ -159,17 +165,25 @@ def _measured(
     return [replace(item, target=by_engine.get(item.engine)) for item in outcomes]
 
 
-def _source(segment: str, path: Path, work: Path) -> Source:
+def _source(segment: str, path: Path, work: Path, sizes: Mapping[str, Sequence[int]]) -> Source:
     """A segment's graph as engines get it."""
-    graph = onnx_file.read(path)
     plain = work / f"{segment}.plain.onnx"
-    onnx_file.write(Dequantize().apply(graph, Context()).graph, plain)
-    return Source(
-        path,
-        plain,
-        frozenset(node.op_type for node in graph.graph.all_nodes()),
-        tuple(str(value.name) for value in graph.graph.outputs),
-    )
+    onnx_file.write(Dequantize().apply(onnx_file.read(path), Context()).graph, plain)
+    return Source(path, plain, sizes)
+
+
+def proposed(manifest: Manifest) -> dict[str, list[int]]:
+    """Sizes for engines that want them fixed: lengths of texts, doubling up to the longest that the model
+    takes; of all else what the bundle was measured with."""
+    processor = manifest.processor or {}
+    longest = processor.get("max_length") if processor.get("kind") == "text" else None
+    found = {name: [size] for name, size in manifest.shape.items()}
+    for spec in manifest.inputs:
+        for name in spec.shape[1:]:
+            if isinstance(name, str) and spec.dtype.startswith("int") and name in found:
+                most = int(longest or found[name][0])
+                found[name] = [*(size for size in LENGTHS if size < most), most]
+    return found
 
 
 def _converted(

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from openglm.export.proof import coarser, precision_of, prove
+from openglm.targets.proof import coarser, precision_of, prove
 
 ROWS = [{"y": np.float32([[1, -4], [2, 0]])}, {"y": np.float32([[3, 3]])}]
 

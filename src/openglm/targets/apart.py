@@ -1,6 +1,6 @@
 """Work with foreign engines in a process of its own, with a time limit: a crash takes nothing else down.
 
-Run as `python -m openglm.export.apart JOB.json`, it does the job that the file describes and writes what it
+Run as `python -m openglm.targets.apart JOB.json`, it does the job that the file describes and writes what it
 found beside it.
 """
 
@@ -40,8 +40,7 @@ def convert(
         "runtime": runtime,
         "graph": str(source.graph),
         "plain": str(source.plain),
-        "operators": sorted(source.operators),
-        "outputs": list(source.outputs),
+        "sizes": {name: list(sizes) for name, sizes in source.sizes.items()},
         "target": str(target),
         "precision": precision,
     }
@@ -110,7 +109,7 @@ def _run(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str, Any]
     path, found = folder / "job.json", folder / FOUND
     path.write_text(json.dumps(job), encoding="utf-8")
     found.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "openglm.export.apart", str(path)]
+    command = [sys.executable, "-m", "openglm.targets.apart", str(path)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
@@ -137,9 +136,7 @@ def _ended(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _convert(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    source = Source(
-        Path(job["graph"]), Path(job["plain"]), frozenset(job["operators"]), tuple(job["outputs"])
-    )
+    source = Source(Path(job["graph"]), Path(job["plain"]), job["sizes"])
     engine(job["runtime"]).convert(source, Path(job["target"]), job["precision"])
     return {}
 

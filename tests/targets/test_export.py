@@ -14,10 +14,10 @@ import pytest
 import openglm
 from openglm.bundle.store import read_manifest
 from openglm.errors import InputError
-from openglm.export import apart
-from openglm.export import bundle as room
-from openglm.export.bundle import compare, export
 from openglm.runtimes.onnxruntime import NAME
+from openglm.targets import apart
+from openglm.targets import bundle as room
+from openglm.targets.export import compare, export
 
 BOTH = ["mnn", "openvino"]
 
@@ -88,7 +88,7 @@ class Fault:
     def put(self, body: str) -> None:
         (self._folder / "sitecustomize.py").write_text(
             "import sys, os, signal, time\n"
-            "if 'openglm.export.apart' in ' '.join(sys.orig_argv):\n"
+            "if 'openglm.targets.apart' in ' '.join(sys.orig_argv):\n"
             "    from openglm.runtimes.mnn import MNN\n"
             "    def convert(self, source, target, precision):\n"
             f"        {body}\n"

@@ -12,8 +12,6 @@ import numpy as np
 from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Target
 from openglm.dynamic.program import ProgramFile
 from openglm.errors import InputError
-from openglm.export import apart
-from openglm.export.proof import Proof, coarser, precision_of, prove
 from openglm.metrics import resolve
 from openglm.model.sources import onnx_file
 from openglm.runtimes import measure
@@ -21,6 +19,8 @@ from openglm.runtimes.engine import Engine
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed
+from openglm.targets import apart
+from openglm.targets.proof import Proof, coarser, precision_of, prove
 
 TIMED = 8
 """Inputs of a round where inputs take different ways; else one does."""

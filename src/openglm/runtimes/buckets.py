@@ -1,0 +1,111 @@
+"""Graphs of fixed sizes in place of one whose sizes are open, for engines that want them fixed.
+
+A text, say, is filled up with zeros to the next of several lengths, and what was filled up is cut off the
+outputs again: zeros in a mask are what tells a network that there is nothing. Rows of a batch run one after
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from openglm.errors import InputError
+from openglm.model.tensor import TensorSpec
+
+Batch = Mapping[str, np.ndarray]
+
+
+class Buckets(BaseModel):
+    """Which sizes there are a graph for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    sizes: tuple[dict[str, int], ...]
+    """The sizes of the open dimensions, by graph, the smallest first; the rows of a batch are not among
+    them."""
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        choices: Mapping[str, Sequence[int]],
+    ) -> Buckets:
+        """One graph for each combination of the choices; raises `InputError` for a dimension that has
+        none."""
+        whole = cls(inputs=tuple(inputs), outputs=tuple(outputs), sizes=())
+        named = [name for name in dict.fromkeys(_open(inputs)) if name != whole.rows]
+        if missing := [name for name in named if not choices.get(name)]:
+            raise InputError(
+                f"The engine wants fixed sizes, and there are none for '{missing[0]}'.",
+                f"Give some: --sizes {missing[0]}=16,64.",
+            )
+        every = product(*(sorted(set(choices[name])) for name in named))
+        sizes = tuple(dict(zip(named, values, strict=True)) for values in every)
+        return whole.model_copy(update={"sizes": sizes})
+
+    @cached_property
+    def rows(self) -> str | None:
+        """The dimension of a batch's rows: the first of every input, where it is open."""
+        first = {spec.shape[0] if spec.shape else None for spec in self.inputs}
+        (name,) = first if len(first) == 1 else (None,)
+        return name if isinstance(name, str) else None
+
+    def shapes(self, place: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of one graph's inputs; its batch has one row."""
+        known = {**self.sizes[place], **({self.rows: 1} if self.rows else {})}
+        return {spec.name: tuple(_size(size, known) for size in spec.shape) for spec in self.inputs}
+
+    def run(self, arrays: Batch, call: Callable[[int, Batch], Batch]) -> dict[str, np.ndarray]:
+        """What `call`, given a graph's place in `sizes` and inputs of its shapes, makes of arrays of any
+        size; raises `InputError` where no graph is large enough."""
+        given = {
+            size: array.shape[axis]
+            for spec in self.inputs
+            for axis, size in enumerate(spec.shape)
+            if isinstance(size, str)
+            for array in (arrays[spec.name],)
+        }
+        place = self._place(given)
+        shapes = self.shapes(place)
+        found = []
+        for row in range(given.pop(self.rows, 1) if self.rows else 1):
+            own = {name: array[row : row + 1] if self.rows else array for name, array in arrays.items()}
+            filled = {name: _filled(own[name], shape) for name, shape in shapes.items()}
+            found.append(self._cut(call(place, filled), given))
+        return {spec.name: np.concatenate([each[spec.name] for each in found]) for spec in self.outputs}
+
+    def _place(self, given: Mapping[str, int]) -> int:
+        for place, sizes in enumerate(self.sizes):
+            if all(given[name] <= size for name, size in sizes.items()):
+                return place
+        largest = ", ".join(f"{name} {size}" for name, size in self.sizes[-1].items())
+        raise InputError(f"The input is larger than what there is a graph for: {largest}.", "Cut it.")
+
+    def _cut(self, outputs: Batch, given: Mapping[str, int]) -> dict[str, np.ndarray]:
+        cut = {}
+        for spec in self.outputs:
+            corner = tuple(
+                slice(given.get(size)) if isinstance(size, str) else slice(None) for size in spec.shape
+            )
+            cut[spec.name] = outputs[spec.name][corner]
+        return cut
+
+
+def _open(specs: Sequence[TensorSpec]) -> list[str]:
+    return [size for spec in specs for size in spec.shape if isinstance(size, str)]
+
+
+def _size(size: int | str, known: Mapping[str, int]) -> int:
+    return known[size] if isinstance(size, str) else size
+
+
+def _filled(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return np.pad(array, [(0, size - have) for size, have in zip(shape, array.shape, strict=True)])
