@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,8 @@ def test_every_combination_of_two_open_sizes() -> None:
     np.testing.assert_array_equal(found["picture"], given)
 
 
-def test_kept_as_json() -> None:
+def test_kept_beside_the_model(tmp_path: Path) -> None:
     buckets = Buckets.of(TEXT, TOKENS, {"length": [4, 8]})
-    assert Buckets.model_validate_json(buckets.model_dump_json()) == buckets
+    buckets.write(tmp_path / "model.tflite")
+    assert Buckets.read(tmp_path / "model.tflite") == buckets
+    assert (tmp_path / "model.tflite.json").is_file()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -50,6 +51,15 @@ class Buckets(BaseModel):
         every = product(*(sorted(set(choices[name])) for name in named))
         sizes = tuple(dict(zip(named, values, strict=True)) for values in every)
         return whole.model_copy(update={"sizes": sizes})
+
+    @classmethod
+    def read(cls, target: Path) -> Buckets:
+        """Those of a model's file; raises `OSError` and `ValueError` where they are not there, or broken."""
+        return cls.model_validate_json(beside(target).read_text(encoding="utf-8"))
+
+    def write(self, target: Path) -> None:
+        """Keep them beside a model's file."""
+        beside(target).write_text(self.model_dump_json(), encoding="utf-8")
 
     @cached_property
     def rows(self) -> str | None:
@@ -97,6 +107,11 @@ class Buckets(BaseModel):
             )
             cut[spec.name] = outputs[spec.name][corner]
         return cut
+
+
+def beside(target: Path) -> Path:
+    """The file that tells a model's sizes."""
+    return target.with_name(f"{target.name}.json")
 
 
 def _open(specs: Sequence[TensorSpec]) -> list[str]:

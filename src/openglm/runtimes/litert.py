@@ -10,7 +10,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.buckets import Batch, Buckets
+from openglm.runtimes.buckets import Batch, Buckets, beside
 from openglm.runtimes.engine import Engine, Source, check_threads
 
 
@@ -55,13 +55,13 @@ class LiteRT(Engine):
         except Exception as error:  # its kinds share no base
             problem = f"LiteRT cannot convert it: {_reason(error)}."
             raise InputError(problem, "Try another engine.") from error
-        _sizes(target).write_text(buckets.model_dump_json(), encoding="utf-8")
+        buckets.write(target)
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
         return Runner(path, threads=threads)
 
     def files(self, target: Path) -> Sequence[Path]:
-        return target, _sizes(target)
+        return target, beside(target)
 
 
 class Runner:
@@ -74,7 +74,7 @@ class Runner:
 
         check_threads(threads)
         try:
-            self._buckets = Buckets.model_validate_json(_sizes(path).read_text(encoding="utf-8"))
+            self._buckets = Buckets.read(path)
             self._interpreter = Interpreter(str(path), num_threads=threads or usable_cores())
             self._calls = [
                 self._interpreter.get_signature_runner(_signature(place))
@@ -110,10 +110,6 @@ def _quantize(target: Path, precision: Precision) -> None:
 
 def _signature(place: int) -> str:
     return f"size_{place}"
-
-
-def _sizes(target: Path) -> Path:
-    return target.with_suffix(".json")
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,132 @@
+"""ExecuTorch with XNNPACK: PyTorch's engine for phones. Graphs have fixed sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from openglm.bundle.manifest import Precision
+from openglm.errors import InputError
+from openglm.runtimes.buckets import Batch, Buckets, beside
+from openglm.runtimes.engine import Engine, Source, check_threads
+
+
+class ExecuTorch(Engine):
+    """A .pte file with a method for each size, which share their weights, and the sizes beside it.
+
+    With int8 weights linear layers quantize activations as they come; convolutions stay float, for which
+    XNNPACK has no such kernel.
+    """
+
+    name: ClassVar[str] = "executorch"
+    title: ClassVar[str] = "ExecuTorch"
+    package: ClassVar[str] = "executorch"
+    converters: ClassVar[tuple[str, ...]] = ("torch", "torchao")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    suffix: ClassVar[str] = ".pte"
+
+    def processors(self) -> tuple[str, ...]:
+        from executorch.runtime import Runtime
+
+        return tuple(Runtime.get().backend_registry.registered_backend_names)
+
+    def convert(self, source: Source, target: Path, precision: Precision) -> None:
+        import torch
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        from openglm.model.modules.graph_module import of_graph
+        from openglm.model.sources import onnx_file
+
+        buckets = Buckets.of(source.inputs, source.outputs, source.sizes)
+        module: Any = of_graph(onnx_file.read(source.plain))
+        methods = {}
+        try:
+            for place in range(len(buckets.sizes)):
+                shapes = buckets.shapes(place)
+                example = tuple(
+                    torch.ones(shapes[spec.name], dtype=getattr(torch, spec.dtype)) for spec in buckets.inputs
+                )
+                exported = torch.export.export(module, example)
+                if precision == "int8":
+                    exported = torch.export.export(_quantized(exported.module(), example), example)
+                methods[_method(place)] = exported
+            lowered = to_edge_transform_and_lower(methods, partitioner=[XnnpackPartitioner()])
+            target.write_bytes(lowered.to_executorch().buffer)
+        except Exception as error:  # its kinds share no base
+            problem = f"ExecuTorch cannot convert it: {_reason(error)}."
+            raise InputError(problem, "Try another engine.") from error
+        buckets.write(target)
+
+    def load(self, path: Path, *, threads: int | None = None) -> Runner:
+        return Runner(path, threads=threads)
+
+    def files(self, target: Path) -> Sequence[Path]:
+        return target, beside(target)
+
+
+class Runner:
+    """A model loaded in ExecuTorch, whose threads are one pool for the whole process."""
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime
+
+        from openglm.device.host import usable_cores
+
+        check_threads(threads)
+        portable_lib._unsafe_reset_threadpool(threads or usable_cores())
+        try:
+            self._buckets = Buckets.read(path)
+            self._program = Runtime.get().load_program(path)
+            self._methods = [
+                self._program.load_method(_method(place)) for place in range(len(self._buckets.sizes))
+            ]
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(
+                f"ExecuTorch cannot load {path.name}: {_reason(error)}.", "Export the bundle again."
+            ) from error
+        self.inputs = [spec.name for spec in self._buckets.inputs]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
+        return self._buckets.run(arrays, self._call)
+
+    def _call(self, place: int, arrays: Batch) -> Batch:
+        import torch
+
+        given = [torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.inputs]
+        found = self._methods[place].execute(given)
+        # Its tensors lie in the engine's own memory, which the next call writes over.
+        return {
+            spec.name: np.array(value.numpy())
+            for spec, value in zip(self._buckets.outputs, found, strict=True)
+        }
+
+
+def _quantized(module: Any, example: tuple[Any, ...]) -> Any:
+    """The module with int8 weights in its linear layers, activations quantized at each call."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantizer = XNNPACKQuantizer().set_global(
+        get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+    )
+    prepared = prepare_pt2e(module, quantizer)
+    prepared(*example)
+    return convert_pt2e(prepared)
+
+
+def _method(place: int) -> str:
+    return f"size_{place}"
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).removesuffix(".")[:300]
