@@ -160,21 +160,22 @@ def show(outcomes: Sequence[Outcome], threads: int) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     good = [item.target for item in outcomes if item.target is not None]
     judged = good[0].quality if good else None
-    columns = ["engine", "weights", "size", "load", "latency", "speed", "memory", "difference", "cosine"]
-    for column in [*columns, *([judged.metric] if judged else [])]:
-        table.add_column(column, justify="left" if column in ("engine", "weights") else "right")
+    table.add_column("engine", no_wrap=True)
+    for column in ("size", "load", "latency", "speed", "memory", "differs", "cosine"):
+        table.add_column(column, justify="right")
+    if judged:
+        table.add_column(judged.metric, justify="right")
     for target in good:
         timing = target.timing
         table.add_row(
-            f"[green]✓[/] {target.engine}",
-            target.precision,
-            f"{target.size_bytes / 1e6:.2f} MB",
+            f"[green]✓[/] {target.engine} {target.precision}",
+            f"{target.size_bytes / 1e6:.3g} MB",
             "" if target.load_ms is None else f"{target.load_ms:.0f} ms",
-            "" if timing is None else f"{timing.median_ms:.2f} ms",
+            "" if timing is None else f"{timing.median_ms:.3g} ms",
             "" if target.speedup is None else f"{target.speedup:.2f}x",
             "" if target.peak_memory_mb is None else f"{target.peak_memory_mb:.0f} MB",
             f"{target.difference:.2g}",
-            f"{target.cosine:.5f}",
+            f"{target.cosine:.4f}",
             *([f"{target.quality.value:.4f}"] if judged and target.quality else []),
         )
     if good:
