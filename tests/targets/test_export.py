@@ -17,9 +17,11 @@ from openglm.errors import InputError
 from openglm.runtimes.onnxruntime import NAME
 from openglm.targets import apart
 from openglm.targets import bundle as room
-from openglm.targets.export import compare, export
+from openglm.targets.export import compare, export, proposed
 
 BOTH = ["mnn", "openvino"]
+FIXED = ["executorch", "litert"]
+"""Engines whose graphs have fixed sizes."""
 
 
 def test_a_picture_bundle_runs_on_all_engines(bundle: Path) -> None:
@@ -55,6 +57,33 @@ def test_text_of_any_length(text_bundle: Path, tmp_path: Path) -> None:
             for text in ("Yes.", "A kitten lay on the rug and slept until the evening came."):
                 (array,) = session.run(text=text).values()
                 assert np.isfinite(array).all()
+
+
+def test_text_on_engines_of_fixed_sizes(text_bundle: Path) -> None:
+    outcomes = export(text_bundle, FIXED, sizes={"sequence": [8, 16]}, samples=3, rounds=5)
+    assert all(item.target is not None for item in outcomes), outcomes
+    texts = ["Yes.", "A kitten lay on the rug and slept."]
+    with openglm.load(text_bundle) as session:
+        (expected,) = session.run(text=texts).values()
+    for name in FIXED:
+        with openglm.load(text_bundle, runtime=name) as session:
+            (found,) = session.run(text=texts).values()
+            assert found.shape == expected.shape
+            cosines = (
+                (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+            )
+            assert cosines.min() > 0.97
+            with pytest.raises(InputError, match="16"):
+                session.run(text="word " * 30)
+
+
+def test_lengths_double_up_to_the_longest_text(bert_bundle: Path, conv_bundle: Path) -> None:
+    text, picture = (read_manifest(path) for path in (bert_bundle, conv_bundle))
+    lengths = next(sizes for sizes in proposed(text).values() if len(sizes) > 1)
+    assert text.processor is not None
+    assert lengths[:2] == [16, 32]
+    assert lengths[-1] == text.processor["max_length"]
+    assert proposed(picture) == {name: [size] for name, size in picture.shape.items()}
 
 
 def test_a_program_with_gates(cascade_bundle: Path, tmp_path: Path) -> None:
