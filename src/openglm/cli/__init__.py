@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -36,6 +37,10 @@ judge it by GLUE                                openglm bench glue --model OUT -
 MODEL is a zoo name (openglm models), a hub id, a folder, an .onnx or a .pt2 file.
 Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 cannot write, 130 stopped.
 """
+
+
+_TALKERS = ("torchao", "torch.utils._pytree")
+"""Libraries that remark on their own state when transformers looks for them."""
 
 
 class _Ended(Exception):  # noqa: N818
@@ -80,6 +85,8 @@ def options(
 
 def main() -> None:
     """Run the command line: an `OpenGLMError` becomes two sentences on stderr and an exit code."""
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     for stream in (sys.stdout, sys.stderr):
