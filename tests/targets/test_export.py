@@ -16,7 +16,7 @@ from openglm.bundle.store import read_manifest
 from openglm.errors import InputError
 from openglm.runtimes.onnxruntime import NAME
 from openglm.targets import apart
-from openglm.targets import bundle as room
+from openglm.targets import export as room
 from openglm.targets.export import compare, export, proposed
 
 BOTH = ["mnn", "openvino"]
@@ -60,7 +60,7 @@ def test_text_of_any_length(text_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_text_on_engines_of_fixed_sizes(text_bundle: Path) -> None:
-    outcomes = export(text_bundle, FIXED, sizes={"sequence": [8, 16]}, samples=3, rounds=5)
+    outcomes = export(text_bundle, FIXED, sizes={"sequence": [16, 64]}, samples=3, rounds=5)
     assert all(item.target is not None for item in outcomes), outcomes
     texts = ["Yes.", "A kitten lay on the rug and slept."]
     with openglm.load(text_bundle) as session:
@@ -73,8 +73,8 @@ def test_text_on_engines_of_fixed_sizes(text_bundle: Path) -> None:
                 (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
             )
             assert cosines.min() > 0.97
-            with pytest.raises(InputError, match="16"):
-                session.run(text="word " * 30)
+            with pytest.raises(InputError, match="sequence 64"):
+                session.run(text="word " * 80)
 
 
 def test_lengths_double_up_to_the_longest_text(bert_bundle: Path, conv_bundle: Path) -> None:
@@ -236,7 +236,7 @@ def test_labels_give_the_metric(write_classifier: Callable[..., Path], tmp_path:
         str(model), "mid-range-a76", data=str(data), metric="accuracy", time_limit_s=5, threads=1,
         folder=tmp_path / "study",
     )  # fmt: skip
-    made = result.save(tmp_path / "bundle")
+    made = result.best.save(tmp_path / "bundle")
     _, outcome = export(made, ["openvino"], data=str(data), samples=10, rounds=5)
     assert outcome.target is not None, outcome.reason
     assert outcome.target.quality is not None

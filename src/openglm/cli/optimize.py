@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,7 @@ def optimize(
         result.best.save(output, command=command_line())
         outcomes = [] if targets is None else _exported(output, targets, result.bench.setup.threads, display)
     if json:
-        print_json(_summary(result, output) | {"engines": [told(item) for item in outcomes]})
+        print_json(_summary(result, output, outcomes))
     else:
         _tell(result, output)
         if outcomes:
@@ -150,8 +151,8 @@ def optimize(
     if result.stopped:
         raise typer.Exit(STOPPED)
     if refused := _refused(result) if recipe is not None else "":
-        told = "The recipe was not taken, and the bundle holds the original"
-        err().print(f"[red]{told}:[/] {refused}", soft_wrap=True)
+        problem = "The recipe was not taken, and the bundle holds the original"
+        err().print(f"[red]{problem}:[/] {refused}", soft_wrap=True)
         raise typer.Exit(REFUSED)
     if not result.best.verdict.fits:
         raise typer.Exit(DOES_NOT_FIT)
@@ -247,11 +248,12 @@ def _line(trial: Trial) -> str:
     return f"{_MARKS[candidate.outcome]} {escape(candidate.code)}: {escape(candidate.reason)}"
 
 
-def _summary(result: Result, output: Path) -> dict[str, object]:
+def _summary(result: Result, output: Path, outcomes: Sequence[Outcome]) -> dict[str, object]:
     best = result.best.candidate
     after = result.best.verdict
     return {
         "bundle": str(output),
+        **({"engines": [told(item) for item in outcomes]} if outcomes else {}),
         "model": after.model,
         "device": after.device,
         "fits": after.fits,

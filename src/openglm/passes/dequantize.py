@@ -50,8 +50,8 @@ def _widen(model: ir.Model) -> bool:
     """float32 constants for those of half precision, and no cast to it; whether there were any."""
     found = False
     for value in list(model.graph.initializers.values()):
-        array = constant_of(value)
-        if array is not None and array.dtype == np.float16 and not value.is_graph_output():
+        half = value.const_value is not None and value.const_value.dtype == _HALF
+        if half and (array := constant_of(value)) is not None and not value.is_graph_output():
             wide = constant(model, str(value.name), array.astype(np.float32))
             value.replace_all_uses_with(wide)
             found = True

@@ -76,7 +76,8 @@ def _quantize_rows_int4(model: ir.Model, group_size: int) -> int:
             integers, scales, _ = affine.blockwise(grouped, 4, True)
             packed = affine.pack_nibbles(integers.reshape(table.shape))
             # Signed 4-bit: the middle of the unsigned range becomes 0, by flipping the sign bit.
-            signed = ir.PackedTensor(packed ^ np.uint8(0x88), ir.DataType.INT4, shape=ir.Shape(table.shape))
+            flat = packed.reshape(-1) ^ np.uint8(0x88)
+            signed = ir.PackedTensor(flat, ir.DataType.INT4, shape=ir.Shape(table.shape))
             made[name] = [
                 rewriter.constant(f"{name}_int4", signed),
                 rewriter.constant(f"{name}_scale", scales),
