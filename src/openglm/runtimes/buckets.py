@@ -7,16 +7,23 @@ another.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from openglm.device.host import usable_cores
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
+from openglm.runtimes.engine import check_threads, reason
+
+if TYPE_CHECKING:
+    import torch
 
 Batch = Mapping[str, np.ndarray]
 
@@ -73,6 +80,15 @@ class Buckets(BaseModel):
         known = {**self.sizes[place], **({self.rows: 1} if self.rows else {})}
         return {spec.name: tuple(_size(size, known) for size in spec.shape) for spec in self.inputs}
 
+    def example(self, place: int) -> dict[str, torch.Tensor]:
+        """Ones in the shapes of one graph's inputs: what every vocabulary and mask has."""
+        import torch
+
+        shapes = self.shapes(place)
+        return {
+            spec.name: torch.ones(shapes[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self.inputs
+        }
+
     def run(self, arrays: Batch, call: Callable[[int, Batch], Batch]) -> dict[str, np.ndarray]:
         """What `call`, given a graph's place in `sizes` and inputs of its shapes, makes of arrays of any
         size; raises `InputError` where no graph is large enough."""
@@ -102,11 +118,46 @@ class Buckets(BaseModel):
     def _cut(self, outputs: Batch, given: Mapping[str, int]) -> dict[str, np.ndarray]:
         cut = {}
         for spec in self.outputs:
-            corner = tuple(
-                slice(given.get(size)) if isinstance(size, str) else slice(None) for size in spec.shape
-            )
-            cut[spec.name] = outputs[spec.name][corner]
+            corner = tuple(slice(given.get(str(size))) for size in spec.shape)
+            # Engines of phones know no 64 bits.
+            cut[spec.name] = outputs[spec.name][corner].astype(spec.dtype, copy=False)
         return cut
+
+
+class BucketRunner(ABC):
+    """A model of fixed graphs, loaded in an engine."""
+
+    title: ClassVar[str]
+    """Of the engine."""
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        """Raises `InputError` for a file that the engine does not take."""
+        check_threads(threads)
+        try:
+            self._buckets = Buckets.read(path)
+            self._open(path, threads or usable_cores(), len(self._buckets.sizes))
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.title} cannot load {path.name}: {reason(error)}.", "Export the bundle again."
+            ) from error
+        self.inputs = [spec.name for spec in self._buckets.inputs]
+
+    def run(self, arrays: Batch) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
+        return self._buckets.run(arrays, self._call)
+
+    @abstractmethod
+    def _open(self, path: Path, threads: int, graphs: int) -> None:
+        """Load as many graphs, which are named by `graph_name`."""
+
+    @abstractmethod
+    def _call(self, place: int, arrays: Batch) -> Batch:
+        """Run one graph."""
+
+
+def graph_name(place: int) -> str:
+    """What the graph at a place in `Buckets.sizes` is called in a model's file."""
+    return f"size_{place}"
 
 
 def beside(target: Path) -> Path:

@@ -144,6 +144,12 @@ def check_threads(threads: int | None) -> None:
         raise InputError(f"{threads} threads cannot run anything.", "Give a number from 1 on.")
 
 
+def reason(error: Exception) -> str:
+    """The first line of what an engine says, without its full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).removesuffix(".")[:300]
+
+
 def _version(distribution: str) -> str | None:
     try:
         return installed(distribution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.buckets import Batch, Buckets, beside
-from openglm.runtimes.engine import Engine, Source, check_threads
+from openglm.runtimes.buckets import Batch, BucketRunner, Buckets, beside, graph_name
+from openglm.runtimes.engine import Engine, Source, reason
 
 
 class ExecuTorch(Engine):
@@ -46,18 +46,15 @@ class ExecuTorch(Engine):
         methods = {}
         try:
             for place in range(len(buckets.sizes)):
-                shapes = buckets.shapes(place)
-                example = tuple(
-                    torch.ones(shapes[spec.name], dtype=getattr(torch, spec.dtype)) for spec in buckets.inputs
-                )
+                example = tuple(buckets.example(place).values())
                 exported = torch.export.export(module, example)
                 if precision == "int8":
                     exported = torch.export.export(_quantized(exported.module(), example), example)
-                methods[_method(place)] = exported
+                methods[graph_name(place)] = exported
             lowered = to_edge_transform_and_lower(methods, partitioner=[XnnpackPartitioner()])
             target.write_bytes(lowered.to_executorch().buffer)
         except Exception as error:  # its kinds share no base
-            problem = f"ExecuTorch cannot convert it: {_reason(error)}."
+            problem = f"ExecuTorch cannot convert it: {reason(error)}."
             raise InputError(problem, "Try another engine.") from error
         buckets.write(target)
 
@@ -68,32 +65,18 @@ class ExecuTorch(Engine):
         return target, beside(target)
 
 
-class Runner:
+class Runner(BucketRunner):
     """A model loaded in ExecuTorch, whose threads are one pool for the whole process."""
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    title = ExecuTorch.title
+
+    def _open(self, path: Path, threads: int, graphs: int) -> None:
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
-        from openglm.device.host import usable_cores
-
-        check_threads(threads)
-        portable_lib._unsafe_reset_threadpool(threads or usable_cores())
-        try:
-            self._buckets = Buckets.read(path)
-            self._program = Runtime.get().load_program(path)
-            self._methods = [
-                self._program.load_method(_method(place)) for place in range(len(self._buckets.sizes))
-            ]
-        except (ValueError, RuntimeError, OSError) as error:
-            raise InputError(
-                f"ExecuTorch cannot load {path.name}: {_reason(error)}.", "Export the bundle again."
-            ) from error
-        self.inputs = [spec.name for spec in self._buckets.inputs]
-
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
-        return self._buckets.run(arrays, self._call)
+        portable_lib._unsafe_reset_threadpool(threads)
+        self._program = Runtime.get().load_program(path)
+        self._methods = [self._program.load_method(graph_name(place)) for place in range(graphs)]
 
     def _call(self, place: int, arrays: Batch) -> Batch:
         import torch
@@ -121,12 +104,3 @@ def _quantized(module: Any, example: tuple[Any, ...]) -> Any:
     prepared = prepare_pt2e(module, quantizer)
     prepared(*example)
     return convert_pt2e(prepared)
-
-
-def _method(place: int) -> str:
-    return f"size_{place}"
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).removesuffix(".")[:300]

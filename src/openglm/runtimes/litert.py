@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.buckets import Batch, Buckets, beside
-from openglm.runtimes.engine import Engine, Source, check_threads
+from openglm.runtimes.buckets import Batch, BucketRunner, Buckets, beside, graph_name
+from openglm.runtimes.engine import Engine, Source, reason
 
 
 class LiteRT(Engine):
@@ -34,7 +34,6 @@ class LiteRT(Engine):
 
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
         import litert_torch
-        import torch
 
         from openglm.model.modules.graph_module import of_graph
         from openglm.model.sources import onnx_file
@@ -43,17 +42,13 @@ class LiteRT(Engine):
         module = of_graph(onnx_file.read(source.plain), named=True)
         converter = litert_torch.Converter()
         for place in range(len(buckets.sizes)):
-            example = {
-                spec.name: torch.ones(buckets.shapes(place)[spec.name], dtype=getattr(torch, spec.dtype))
-                for spec in buckets.inputs
-            }
-            converter.add_signature(_signature(place), module, sample_kwargs=example)
+            converter.add_signature(graph_name(place), module, sample_kwargs=buckets.example(place))
         try:
             converter.convert().export(str(target))
             if precision in ("int8", "int4"):
                 _quantize(target, precision)
         except Exception as error:  # its kinds share no base
-            problem = f"LiteRT cannot convert it: {_reason(error)}."
+            problem = f"LiteRT cannot convert it: {reason(error)}."
             raise InputError(problem, "Try another engine.") from error
         buckets.write(target)
 
@@ -64,31 +59,16 @@ class LiteRT(Engine):
         return target, beside(target)
 
 
-class Runner:
+class Runner(BucketRunner):
     """A model loaded in LiteRT."""
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    title = LiteRT.title
+
+    def _open(self, path: Path, threads: int, graphs: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        from openglm.device.host import usable_cores
-
-        check_threads(threads)
-        try:
-            self._buckets = Buckets.read(path)
-            self._interpreter = Interpreter(str(path), num_threads=threads or usable_cores())
-            self._calls = [
-                self._interpreter.get_signature_runner(_signature(place))
-                for place in range(len(self._buckets.sizes))
-            ]
-        except (ValueError, RuntimeError, OSError) as error:
-            raise InputError(
-                f"LiteRT cannot load {path.name}: {_reason(error)}.", "Export the bundle again."
-            ) from error
-        self.inputs = [spec.name for spec in self._buckets.inputs]
-
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
-        return self._buckets.run(arrays, self._call)
+        self._interpreter = Interpreter(str(path), num_threads=threads)
+        self._calls = [self._interpreter.get_signature_runner(graph_name(place)) for place in range(graphs)]
 
     def _call(self, place: int, arrays: Batch) -> Batch:
         narrow = {
@@ -106,12 +86,3 @@ def _quantize(target: Path, precision: Precision) -> None:
     recipes = {"int8": recipe.dynamic_wi8_afp32, "int4": recipe.dynamic_wi4_afp32}
     made.load_quantization_recipe(recipes[precision]())
     made.quantize().export_model(str(target), overwrite=True)
-
-
-def _signature(place: int) -> str:
-    return f"size_{place}"
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).removesuffix(".")[:300]
