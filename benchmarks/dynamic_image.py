@@ -48,7 +48,7 @@ from openglm.passes.program import ProgramOfExits, drafted
 from openglm.passes.structure.segments import Cuts
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
-from openglm.search.trial import running, write_draft
+from openglm.search.trial import write_draft
 
 FOLDER = Path(__file__).parent.parent / "build" / "benchmarks" / "dynamic-image"
 SETTING = 4000
@@ -105,7 +105,7 @@ def compared(rows: list[Row], rounds: int) -> tuple[str, bool]:
     right = [_right(row) for row in rows]
     places = np.random.default_rng(cifar.SEED).permutation(len(right[0]))[:TIMED]
     calls = {
-        row.name: running(row.runner, [{"pixel_values": row.pictures[place]} for place in places])
+        row.name: measure.running(row.runner, [{"pixel_values": row.pictures[place]} for place in places])
         for row in rows
     }
     times = measure.interleaved(calls, rounds=rounds)

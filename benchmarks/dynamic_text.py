@@ -49,7 +49,7 @@ from openglm.passes.program import ProgramOfExits, drafted
 from openglm.passes.structure.segments import Cuts
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import Runner
-from openglm.search.trial import running, write_draft
+from openglm.search.trial import write_draft
 
 FOLDER = make.WORK / "dynamic"
 DROP = 0.02
@@ -191,7 +191,8 @@ def compared(found: list[Entrant], data: Path, rounds: int) -> tuple[str, bool]:
     judged = {entrant.name: _judged(entrant, runners[entrant.name], dev, inputs) for entrant in found}
     times = {
         kind: measure.interleaved(
-            {entrant.name: running(runners[entrant.name], batches) for entrant in found}, rounds=rounds
+            {entrant.name: measure.running(runners[entrant.name], batches) for entrant in found},
+            rounds=rounds,
         )
         for kind, batches in timed.items()
     }

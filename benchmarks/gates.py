@@ -44,7 +44,6 @@ from openglm.passes.fuse import Fuse
 from openglm.passes.program import ProgramOfExits
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, Runner
-from openglm.search.trial import running
 
 SENTENCES = 40
 SETTING, MAX_DROP = 1000, 0.1
@@ -125,7 +124,7 @@ def _calls(program: Program, folder: Path, states: dict[str, list[State]]) -> di
         segment = next(item for item in program.segments if item.name == name)
         runner = Runner(folder / segment.models[NAME], threads=1)
         given = [{key: state[key] for key in runner.inputs} for state in states[name]]
-        calls[name] = running(runner, given)
+        calls[name] = measure.running(runner, given)
     return calls
 
 
@@ -163,9 +162,9 @@ def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> 
     whole = Runner(folder / "whole.onnx", threads=1)
     times = measure.interleaved(
         {
-            "whole": running(whole, inputs),
-            "closed": running(open_program(closed, outputs, folder, threads=1), inputs),
-            "program": running(open_program(program, outputs, folder, threads=1), inputs),
+            "whole": measure.running(whole, inputs),
+            "closed": measure.running(open_program(closed, outputs, folder, threads=1), inputs),
+            "program": measure.running(open_program(program, outputs, folder, threads=1), inputs),
         },
         rounds=rounds,
     )

@@ -32,6 +32,8 @@ def test_a_picture_bundle_runs_on_all_engines(bundle: Path) -> None:
     assert all(item.target is not None for item in outcomes if item.engine in BOTH)
     manifest = read_manifest(bundle)
     assert set(before.files) <= set(manifest.files)
+    page = (bundle / "report.html").read_text()
+    assert all(name in page for name in manifest.files if name != "report.html")
     with openglm.load(bundle, threads=1) as session:
         assert session.verify() == 0
         spec = session.manifest.inputs[0]

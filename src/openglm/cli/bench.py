@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from openglm.cli.console import out, print_json
+from openglm.cli.console import listed, out, print_json
 from openglm.cli.finetune import Display
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _tasks(names: str, model: str, data: Path | None, finetune: bool) -> list[Ta
     from openglm.glue import models, read
     from openglm.glue.tasks import TASKS, task_of
 
-    given = [name.strip() for name in names.split(",") if name.strip()]
+    given = listed(names)
     if given:
         return list({task.slug: task for task in map(task_of, given)}.values())
     if finetune:

@@ -45,6 +45,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
+def listed(text: str) -> list[str]:
+    """Names joined by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def command_line() -> str:
     """The command as it was typed, for a record of how something was made."""
     return " ".join(["openglm", *map(shlex.quote, sys.argv[1:])])

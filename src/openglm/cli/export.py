@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from openglm.cli.console import err, out, print_json
+from openglm.cli.console import err, listed, out, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,36 +28,35 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print the result as 
     from openglm.device.host import processor_name, usable_cores
     from openglm.runtimes.engine import engines
 
-    rows = [
-        {
-            "name": each.name,
-            "title": each.title,
-            "available": each.version is not None,
-            "converts": not each.lacking,
-            "version": each.version,
-            "processors": list(each.processors()) if each.version else [],
-            "install": each.install,
-        }
-        for each in engines().values()
-    ]
+    processors = {name: each.processors() if each.version else () for name, each in engines().items()}
     if json:
+        rows = [
+            {
+                "name": name,
+                "title": each.title,
+                "available": each.version is not None,
+                "converts": not each.lacking,
+                "version": each.version,
+                "processors": list(processors[name]),
+                "install": each.install,
+            }
+            for name, each in engines().items()
+        ]
         print_json({"engines": rows})
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("engine", "name", "version", "runs on", "if it is missing"):
         table.add_column(column, overflow="fold")
-    for row in rows:
-        processors = row["processors"]
-        assert isinstance(processors, list)
-        whole = row["available"] and row["converts"]
+    for name, each in engines().items():
         table.add_row(
-            ("[green]✓[/] " if row["available"] else "[dim]–[/] ") + str(row["title"]),
-            str(row["name"]),
-            str(row["version"] or ""),
-            ", ".join(processors),
-            "" if whole else str(row["install"]).replace("[", r"\["),
+            f"{'[green]✓[/]' if each.version else '[dim]–[/]'} {each.title}",
+            name,
+            each.version or "",
+            ", ".join(processors[name]),
+            escape(each.install) if each.lacking else "",
         )
     out().print(table)
     out().print(f"\nThis machine: {processor_name()}, {usable_cores()} cores.", style="dim", soft_wrap=True)
@@ -99,11 +98,10 @@ def export(
     """
     from openglm.targets.export import export as run
 
-    names = [name.strip() for name in runtime.split(",") if name.strip()]
     with err().status("reading") as status:
         outcomes = run(
             bundle,
-            names,
+            listed(runtime),
             precision=precision,  # type: ignore[arg-type]  # checked there
             output=output,
             sizes=_sizes(sizes),
@@ -189,5 +187,5 @@ def show(outcomes: Sequence[Outcome], threads: int) -> None:
         )
     for item in outcomes:
         if item.target is None:
-            told = f"[red]✗[/] {item.engine} {item.precision}: {escape(item.reason)}"
-            out().print(told, soft_wrap=True)
+            failed = f"[red]✗[/] {item.engine} {item.precision}: {escape(item.reason)}"
+            out().print(failed, soft_wrap=True)

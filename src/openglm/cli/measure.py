@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from openglm.cli.console import err, out, print_json
+from openglm.cli.console import err, listed, out, print_json
 from openglm.cli.explain import explain
 from openglm.errors import InputError
 
@@ -132,9 +132,8 @@ def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, 
 
     if shape:
         raise InputError("Engines are compared at the bundle's own sizes.", "Leave out --shape.")
-    names = [name.strip() for name in runtimes.split(",") if name.strip()]
     with err().status("reading") as status:
-        outcomes = measure(bundle, names, threads=threads, rounds=rounds, progress=status.update)
+        outcomes = measure(bundle, listed(runtimes), threads=threads, rounds=rounds, progress=status.update)
     if json:
         print_json({"bundle": bundle, "engines": [told(item) for item in outcomes]})
     else:

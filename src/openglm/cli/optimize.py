@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from openglm.cli.console import command_line, err, out, print_json
+from openglm.cli.console import command_line, err, listed, out, print_json
 from openglm.cli.export import NOT_ADDED, show, told
 from openglm.cli.fit import DOES_NOT_FIT
 
@@ -165,8 +165,8 @@ def _targets(runtime: str, recipe: Path | None) -> Targets | None:
     from openglm.passes.recipe import Targets, read_targets
     from openglm.targets.export import wanted
 
-    names = tuple(name.strip() for name in runtime.split(",") if name.strip())
-    found = Targets(runtimes=names) if names else None if recipe is None else read_targets(recipe)
+    names = listed(runtime)
+    found = Targets(runtimes=tuple(names)) if names else None if recipe is None else read_targets(recipe)
     if found is not None:
         wanted(found.runtimes)  # before hours go by for an engine that is not there
     return found

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from openglm.runtimes.engine import Runs, engine
+from openglm.runtimes.onnxruntime import NAME
+
+T = TypeVar("T")
 RUNS = 5
 
 
@@ -51,23 +55,34 @@ def resident_mb(peak: bool) -> float | None:
     return None if line is None else int(line.split()[1]) * 1024 / 1e6
 
 
+def watched(load: Callable[[], Runs], run: Callable[[Runs], T]) -> tuple[T, Footprint]:
+    """Load a model and run it in this process, which ought to be a fresh one with the engine imported: what
+    `run` gives, and what it took."""
+    before = resident_mb(peak=False)
+    start = time.perf_counter()
+    runner = load()
+    load_ms = (time.perf_counter() - start) * 1e3
+    found = run(runner)
+    after = resident_mb(peak=True)
+    peak = None if before is None or after is None else round(after - before, 2)
+    return found, Footprint(round(load_ms, 2), peak)
+
+
 def main(model: str, inputs: str, threads: str) -> None:
     """Measure in this process and print the result."""
-    import onnxruntime  # noqa: F401  # so that its code is in the baseline
-
     from openglm.dynamic.program import open_file
+
+    engine(NAME).processors()  # so that the engine's own code is in the baseline
 
     with np.load(inputs, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    before = resident_mb(peak=False)
-    start = time.perf_counter()
-    runner = open_file(Path(model), threads=int(threads))
-    load_ms = (time.perf_counter() - start) * 1e3
-    for _ in range(RUNS):
-        runner.run(arrays)
-    after = resident_mb(peak=True)
-    peak = None if before is None or after is None else round(after - before, 2)
-    print(json.dumps(Footprint(round(load_ms, 2), peak)._asdict()))
+
+    def run(runner: Runs) -> None:
+        for _ in range(RUNS):
+            runner.run(arrays)
+
+    _, found = watched(lambda: open_file(Path(model), threads=int(threads)), run)
+    print(json.dumps(found._asdict()))
 
 
 if __name__ == "__main__":

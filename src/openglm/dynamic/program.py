@@ -15,7 +15,7 @@ from openglm.dynamic.gates.gate import AnswerGate, GateConfig, State, finite, pa
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
 from openglm.runtimes.engine import Runs, engine
-from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.runtimes.onnxruntime import NAME
 
 PROGRAM_FILE = "program.json"
 """A program beside its segments, where there is no bundle yet."""
@@ -185,6 +185,17 @@ class ProgramFile(BaseModel):
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
 
+def files_of(program: Program, runtime: str, folder: Path) -> dict[str, Path]:
+    """A program's files for an engine in a folder, by segment; raises `InputError` where it has none."""
+    for segment in program.segments:
+        if runtime not in segment.models:
+            raise InputError(
+                f"The bundle has no model for {runtime}, only for {', '.join(segment.models)}.",
+                f"Add one with `openglm export BUNDLE --runtime {runtime}`.",
+            )
+    return {segment.name: folder / segment.models[runtime] for segment in program.segments}
+
+
 def open_program(
     program: Program,
     outputs: Sequence[TensorSpec],
@@ -195,26 +206,21 @@ def open_program(
 ) -> ProgramRunner:
     """A program with its segments, files of `folder`, loaded in an engine; raises `InputError` where the
     engine does not take one, or is not known, `MissingExtraError` where it is not installed."""
-    loader = engine(runtime)
+    files, loader = files_of(program, runtime, folder), engine(runtime)
 
     def load(segment: Segment) -> Runs:
-        if runtime not in segment.models:
-            raise InputError(
-                f"The bundle has no model for {runtime}, only for {', '.join(segment.models)}.",
-                f"Add one with `openglm export BUNDLE --runtime {runtime}`.",
-            )
-        return loader.load(folder / segment.models[runtime], threads=threads)
+        return loader.load(files[segment.name], threads=threads)
 
     return ProgramRunner(program, outputs, load)
 
 
-def open_file(path: Path, *, threads: int | None = None) -> Runner | ProgramRunner:
+def open_file(path: Path, *, threads: int | None = None, runtime: str = NAME) -> Runs | ProgramRunner:
     """A model's file, or a program's with its segments, a `PROGRAM_FILE` or a bundle's manifest, loaded;
-    raises `InputError` for no such."""
+    raises as `open_program` does."""
     if path.suffix != _PROGRAM:
-        return Runner(path, threads=threads)
+        return engine(runtime).load(path, threads=threads)
     content = ProgramFile.read(path)
-    return open_program(content.program, content.outputs, path.parent, threads=threads)
+    return open_program(content.program, content.outputs, path.parent, threads=threads, runtime=runtime)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Manifest
 from openglm.bundle.store import opened
-from openglm.dynamic.program import ProgramRunner, Trace, open_program
+from openglm.dynamic.program import ProgramRunner, Trace, files_of, open_program
 from openglm.errors import InputError, VerificationError
 from openglm.model.processors.processor import Processor, from_settings
 from openglm.model.tensor import check_inputs
@@ -67,13 +67,12 @@ class Session:
         self.runtime = runtime
         self._folder = folder
         self._resources = resources
+        files_of(manifest.program, runtime, folder)  # an engine that was not exported for is no fault of it
         try:
             self._runner: ProgramRunner | None = open_program(
                 manifest.program, manifest.outputs, folder, threads=threads, runtime=runtime
             )
         except InputError as error:
-            if any(runtime not in segment.models for segment in manifest.program.segments):
-                raise
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
         self._processor: Processor | None = None
 

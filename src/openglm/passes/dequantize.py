@@ -55,13 +55,11 @@ def _widen(model: ir.Model) -> bool:
             wide = constant(model, str(value.name), array.astype(np.float32))
             value.replace_all_uses_with(wide)
             found = True
-    inside = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
-    for node in list(model.graph.all_nodes()):
-        if node.op_type == "Cast" and attribute(node, "to", 0) == _HALF:
-            source, made = node.inputs[0], node.outputs[0]
-            if source is not None and str(made.name) not in inside:
-                node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-                found = True
+    for node in model.graph.all_nodes():
+        to_half = node.op_type == "Cast" and attribute(node, "to", 0) == _HALF
+        if to_half and not node.outputs[0].is_graph_output():
+            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+            found = True
     return found
 
 

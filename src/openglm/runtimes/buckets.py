@@ -93,11 +93,10 @@ class Buckets(BaseModel):
         """What `call`, given a graph's place in `sizes` and inputs of its shapes, makes of arrays of any
         size; raises `InputError` where no graph is large enough."""
         given = {
-            size: array.shape[axis]
+            size: arrays[spec.name].shape[axis]
             for spec in self.inputs
             for axis, size in enumerate(spec.shape)
             if isinstance(size, str)
-            for array in (arrays[spec.name],)
         }
         place = self._place(given)
         shapes = self.shapes(place)

@@ -13,16 +13,17 @@ from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, entry_points
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError, MissingExtraError, nearest
-from openglm.model.sources import onnx_file
 from openglm.model.tensor import TensorSpec, specs
 from openglm.registry import registered
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 class Runs(Protocol):
@@ -66,6 +67,8 @@ class Source:
 
     @cached_property
     def _read(self) -> ir.Model:
+        from openglm.model.sources import onnx_file  # what runs a bundle reads no graph
+
         return onnx_file.read(self.graph)
 
 

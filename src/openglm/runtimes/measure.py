@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from openglm.bundle.manifest import Host, Timing
 from openglm.device.host import processor_name, usable_cores
+from openglm.runtimes.engine import Runs
+
+
+def running(runner: Runs, batches: Sequence[Mapping[str, np.ndarray]]) -> Callable[[], None]:
+    """A call that runs a model on one batch after another."""
+
+    def run() -> None:
+        for batch in batches:
+            runner.run(batch)
+
+    return run
 
 
 def interleaved(

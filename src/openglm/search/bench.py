@@ -155,15 +155,7 @@ class Bench:
     def quality(self, outputs: Mapping[str, Any], every: int = 1) -> Quality:
         """A model's outputs over every `every`-th of the samples that judge, judged."""
         reference = {name: rows[::every] for name, rows in self.reference.items()}
-        labels = self.labels[::every]
-        score = self.metric.score(self.feed.evaluation(dict(outputs), reference, labels))
-        return Quality(
-            metric=self.metric.name,
-            higher_is_better=self.metric.higher_is_better,
-            value=round(float(score.value), 6),
-            details={name: round(float(value), 6) for name, value in score.details.items()},
-            samples=len(labels),
-        )
+        return self.feed.judged(self.metric, dict(outputs), reference, self.labels[::every])
 
     def drop(self, quality: Quality, baseline: Quality | None = None) -> float:
         """How much worse a quality is than the original's; below zero where it is better."""

@@ -23,7 +23,7 @@ from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, version
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed, sizes
-from openglm.search.trial import TIMED, running
+from openglm.search.trial import TIMED
 
 SAMPLES = 64
 
@@ -88,7 +88,8 @@ def _compared(one: str, other: str, a: _Opened, b: _Opened, *, threads: int, rou
     times = {
         name: taken / len(inputs)
         for name, taken in measure.interleaved(
-            {"a": running(runners[0], inputs), "b": running(runners[1], inputs)}, rounds=rounds
+            {name: measure.running(runner, inputs) for name, runner in zip("ab", runners, strict=True)},
+            rounds=rounds,
         ).items()
     }
     sides = []

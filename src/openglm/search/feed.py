@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from openglm.bundle.manifest import Quality
 from openglm.data import open_data
 from openglm.data.dataset import Dataset, Label, Sample
 from openglm.data.text import calibration_text, noise
 from openglm.errors import InputError
-from openglm.metrics.metric import Evaluation
+from openglm.metrics.metric import Evaluation, Metric
 from openglm.model.analysis.shapes import resolve
 from openglm.model.model import Model
 from openglm.model.tensor import check_inputs
@@ -214,6 +215,19 @@ class Feed:
             task=self._model.task,
             pairs=self._pairs,
             classes=self.class_names,
+        )
+
+    def judged(
+        self, metric: Metric, outputs: dict[str, Any], reference: dict[str, Any], labels: list[Any]
+    ) -> Quality:
+        """What a metric says of outputs, as they are kept."""
+        score = metric.score(self.evaluation(outputs, reference, labels))
+        return Quality(
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
+            value=round(float(score.value), 6),
+            details={name: round(float(value), 6) for name, value in score.details.items()},
+            samples=len(labels),
         )
 
 

@@ -26,7 +26,7 @@ from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bench import Bench
 from openglm.search.feed import Batch, Feed
-from openglm.search.trial import Trial, inputs_of, running
+from openglm.search.trial import Trial, inputs_of
 
 if TYPE_CHECKING:
     from openglm.search.result import Result, Solution
@@ -97,9 +97,17 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         versions={name: version(name) for name in ("openglm", "onnxruntime", "onnx", "onnx_ir", "numpy")}
         | {"python": platform.python_version()},
         probes=PROBES_FILE,
-        files=list_files(folder),
+        files={},
     )
-    (folder / REPORT).write_text(render(manifest), encoding="utf-8")
+    seal(folder, manifest)
+
+
+def seal(folder: Path, manifest: Manifest, *, report: bool = True) -> None:
+    """Write the report and the manifest of a bundle whose other files are in its folder."""
+    if report:
+        (folder / REPORT).unlink(missing_ok=True)
+        beside = manifest.model_copy(update={"files": list_files(folder)})
+        (folder / REPORT).write_text(render(beside), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": list_files(folder)})
     (folder / FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
@@ -124,7 +132,9 @@ def _figures(bench: Bench, trial: Trial, runner: ProgramRunner, feed: Feed) -> t
     assert trial.path is not None
     before, after, count = inputs_of(trial.recipe, bench, feed)
     times = measure.interleaved(
-        {"before": running(bench.runner, before), "after": running(runner, after)}, rounds=40, seconds=10
+        {"before": measure.running(bench.runner, before), "after": measure.running(runner, after)},
+        rounds=40,
+        seconds=10,
     )
     times = {name: found / count for name, found in times.items()}
     return (

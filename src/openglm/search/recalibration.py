@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from openglm.bundle.manifest import FILE, Manifest, Program, Recalibration, Segment
-from openglm.bundle.store import check_target, list_files, opened, writing
+from openglm.bundle.manifest import Manifest, Program, Recalibration, Segment
+from openglm.bundle.store import check_target, opened, writing
 from openglm.data import open_data
 from openglm.data.dataset import Dataset
 from openglm.dynamic.calibration import CERTAINTY
@@ -22,10 +22,11 @@ from openglm.dynamic.samples import Samples
 from openglm.dynamic.session import probes, read_probes
 from openglm.errors import InputError
 from openglm.model.auto import printable
-from openglm.report.page import REPORT, render
+from openglm.report.page import REPORT
 from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed
+from openglm.search.package import seal
 
 SAMPLES = 2000
 
@@ -102,7 +103,4 @@ def _write(place: Path, folder: Path, manifest: Manifest, program: Program, reco
     changed = manifest.model_copy(
         update={"program": program, "recalibrated": (*manifest.recalibrated, record)}
     )
-    if REPORT in manifest.files:
-        (place / REPORT).write_text(render(changed), encoding="utf-8")
-    changed = changed.model_copy(update={"files": list_files(place)})
-    (place / FILE).write_text(changed.model_dump_json(indent=2), encoding="utf-8")
+    seal(place, changed, report=REPORT in manifest.files)

@@ -110,10 +110,9 @@ class Space:
             steps.append(VocabularyPruning())
         if (layers := chosen.get("layers")) is not None and layers != self.choices["layers"][0]:
             steps.append(LayerPruning(keep=layers))
-        for name, kind in _SHARED:
+        for name, kind, settings in _SHARED:
             if (share := chosen.get(name, 1.0)) != 1.0:
-                more = {"multiple": chosen["multiple"]} if kind is ChannelPruning else {}
-                steps.append(kind(keep=share, **more))
+                steps.append(kind(keep=share, **{setting: chosen[setting] for setting in settings}))
         if chosen.get("exits"):
             steps.append(EarlyExit())
         if steps:
@@ -151,12 +150,13 @@ class Space:
             yield self.untouched(**kept, channels=0.35)
 
 
-_SHARED: tuple[tuple[str, Any], ...] = (
-    ("heads", HeadPruning),
-    ("neurons", NeuronPruning),
-    ("channels", ChannelPruning),
-    ("rank", LowRank),
+_SHARED: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("heads", HeadPruning, ()),
+    ("neurons", NeuronPruning, ()),
+    ("channels", ChannelPruning, ("multiple",)),
+    ("rank", LowRank, ()),
 )
+"""What keeps a share: its parameter, its pass, and the parameters that are further fields of the pass."""
 
 
 def _structure(module: nn.Module, model: Model) -> Iterator[tuple[str, tuple[Any, ...]]]:

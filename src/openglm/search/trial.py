@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from openglm.bundle.manifest import Candidate
 from openglm.device import fit as verdicts
-from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, model_files, open_file
+from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, model_files, open_file
 from openglm.errors import OpenGLMError
 from openglm.model.extra_outputs import plain
 from openglm.model.model import Model
@@ -26,7 +26,7 @@ from openglm.model.tensor import TensorSpec
 from openglm.passes.contract import Context, Draft
 from openglm.passes.recipe import Recipe, code, parse, split
 from openglm.runtimes import measure
-from openglm.runtimes.onnxruntime import NAME, Runner
+from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bench import Bench, no_room
 from openglm.search.clock import Clock, total
 from openglm.search.feed import Batch, Feed
@@ -38,9 +38,9 @@ SLICE = 64
 FAR = 0.05
 """What a slice must lose beyond the limit to say enough: it is as wrong as a few samples in it."""
 ROUNDING = 1e-9
+"""0.882 - 0.872 is above 0.01 in binary."""
 UNLIKE, AGAIN = 1.1, 2
 """How many times faster or slower than expected is looked at again, and how often."""
-"""0.882 - 0.872 is above 0.01 in binary."""
 TIMED = 32
 """Inputs that a program is measured on."""
 MODEL_FILE, PROCESSOR_FILE = "model.onnx", "processor.json"
@@ -195,7 +195,10 @@ def _judge(
     tick("measuring", 0.9)
     before, inputs, count = inputs_of(recipe, bench, feed)
     with clock("waiting"), bench.alone(), clock("measuring"):
-        calls = {"original": running(bench.runner, before), "candidate": running(runner, inputs)}
+        calls = {
+            "original": measure.running(bench.runner, before),
+            "candidate": measure.running(runner, inputs),
+        }
         times = _times(calls, 9 if far else 25, 2 if far else 6, expected)
     times = {name: found / count for name, found in times.items()}
     faster = round(measure.speedup(times["original"], times["candidate"]), 4)
@@ -265,16 +268,6 @@ def inputs_of(recipe: Recipe, bench: Bench, feed: Feed) -> tuple[list[Batch], li
     if dynamic.together:
         return [bench.feed.together(before)], [feed.together(after)], len(before)
     return before, after, len(before)
-
-
-def running(runner: Runner | ProgramRunner, batches: Sequence[Batch]) -> Callable[[], None]:
-    """A call that runs a model on one batch after another."""
-
-    def run() -> None:
-        for batch in batches:
-            runner.run(batch)
-
-    return run
 
 
 def _pace(bench: Bench, model: Model) -> float:

@@ -10,7 +10,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from openglm.bundle.manifest import Precision
-from openglm.dynamic.footprint import resident_mb
-from openglm.dynamic.program import ProgramFile, ProgramRunner, open_program
+from openglm.dynamic.footprint import Footprint, watched
+from openglm.dynamic.program import open_file
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes import measure
 from openglm.runtimes.engine import Source, engine
@@ -49,9 +48,9 @@ def convert(
 
 def answers(
     runtime: str, program: Path, inputs: Path, folder: Path, *, threads: int, seconds: float
-) -> tuple[list[dict[str, np.ndarray]], float, float | None]:
-    """What a program, the file of it, answers in an engine to inputs as `save` keeps them; with the
-    milliseconds that loading took, and the megabytes that loading and running added, if they are known.
+) -> tuple[list[dict[str, np.ndarray]], Footprint]:
+    """What a program, the file of it, answers in an engine to inputs as `save` keeps them, and what that
+    took.
 
     Raises `InputError` with the reason where it does not get there.
     """
@@ -62,8 +61,8 @@ def answers(
         "inputs": str(inputs),
         "threads": threads,
     }
-    found = _run(job, folder, seconds)
-    return read(folder / OUTPUTS), found["load_ms"], found["peak_mb"]
+    took = Footprint(**_run(job, folder, seconds))
+    return read(folder / OUTPUTS), took
 
 
 def times(
@@ -144,34 +143,22 @@ def _convert(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     engine(job["runtime"]).processors()  # so that the engine's own code is in the baseline
     batches = read(Path(job["inputs"]))
-    before = resident_mb(peak=False)
-    start = time.perf_counter()
-    runner = _opened(job["runtime"], Path(job["program"]), job["threads"])
-    load_ms = (time.perf_counter() - start) * 1e3
-    found = [runner.run(batch) for batch in batches]
-    after = resident_mb(peak=True)
+    found, took = watched(
+        lambda: open_file(Path(job["program"]), threads=job["threads"], runtime=job["runtime"]),
+        lambda runner: [runner.run(batch) for batch in batches],
+    )
     save(found, folder / OUTPUTS)
-    peak = None if before is None or after is None else round(after - before, 2)
-    return {"load_ms": round(load_ms, 2), "peak_mb": peak}
+    return took._asdict()
 
 
 def _time(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     batches = read(Path(job["inputs"]))
-    runners = {
-        name: _opened(runtime, Path(path), job["threads"])
-        for name, (runtime, path) in job["programs"].items()
-    }
     calls = {
-        name: lambda runner=runner: [runner.run(batch) for batch in batches]
-        for name, runner in runners.items()
+        name: measure.running(open_file(Path(path), threads=job["threads"], runtime=runtime), batches)
+        for name, (runtime, path) in job["programs"].items()
     }
     found = measure.interleaved(calls, rounds=job["rounds"])
     return {"times": {name: list(array / len(batches)) for name, array in found.items()}}
-
-
-def _opened(runtime: str, path: Path, threads: int) -> ProgramRunner:
-    content = ProgramFile.read(path)
-    return open_program(content.program, content.outputs, path.parent, threads=threads, runtime=runtime)
 
 
 def main(path: Path) -> None:

@@ -12,17 +12,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
-from openglm.bundle.manifest import FILE, Manifest, Precision, Target
-from openglm.bundle.store import check_target, list_files, opened, writing
+from openglm.bundle.manifest import Manifest, Precision, Target
+from openglm.bundle.store import check_target, opened, writing
+from openglm.dynamic.program import files_of
 from openglm.errors import InputError, OpenGLMError, nearest
 from openglm.model.sources import onnx_file
 from openglm.passes.contract import Context
 from openglm.passes.dequantize import Dequantize
-from openglm.report.page import REPORT, render
+from openglm.report.page import REPORT
 from openglm.runtimes.engine import Engine, Source, engine, engines
 from openglm.runtimes.onnxruntime import NAME
+from openglm.search.package import seal
 from openglm.targets import apart
-from openglm.targets.subject import Files, Subject, files_of, with_files
+from openglm.targets.subject import Files, Subject, with_files
 
 ALL = "all"
 SAMPLES = 32
@@ -81,7 +83,7 @@ def export(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
         every = {**proposed(manifest), **(sizes or {})}
-        sources = {segment: _source(segment, path, work, every) for segment, path in subject.own.items()}
+        sources = {segment: _source(subject, segment, every) for segment in subject.own}
         files: dict[str, Files] = {NAME: subject.own}
 
         def made(target: Engine, chosen: Precision) -> Target:
@@ -121,7 +123,7 @@ def compare(
         had = {target.engine: target for target in manifest.targets}
         names = list(had) if ALL in runtimes else [name for name in dict.fromkeys(runtimes) if name != NAME]
         others = {name: engine(name) for name in names}
-        files = {name: files_of(manifest, name, folder) for name in (NAME, *names)}
+        files = {name: files_of(manifest.program, name, folder) for name in (NAME, *names)}
         subject = Subject(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
@@ -165,11 +167,11 @@ def _measured(
     return [replace(item, target=by_engine.get(item.engine)) for item in outcomes]
 
 
-def _source(segment: str, path: Path, work: Path, sizes: Mapping[str, Sequence[int]]) -> Source:
+def _source(subject: Subject, segment: str, sizes: Mapping[str, Sequence[int]]) -> Source:
     """A segment's graph as engines get it."""
-    plain = work / f"{segment}.plain.onnx"
-    onnx_file.write(Dequantize().apply(onnx_file.read(path), Context()).graph, plain)
-    return Source(path, plain, sizes)
+    plain = subject.work / f"{segment}.plain.onnx"
+    onnx_file.write(Dequantize().apply(subject.graphs[segment], Context()).graph, plain)
+    return Source(subject.own[segment], plain, sizes)
 
 
 def proposed(manifest: Manifest) -> dict[str, list[int]]:
@@ -224,7 +226,4 @@ def _write(
                 shutil.copyfile(each, place / each.name)
     before = [item for item in manifest.targets if item.engine not in names]
     changed = manifest.model_copy(update={"program": program, "targets": (*before, *targets)})
-    if REPORT in manifest.files:
-        (place / REPORT).write_text(render(changed), encoding="utf-8")
-    changed = changed.model_copy(update={"files": list_files(place)})
-    (place / FILE).write_text(changed.model_dump_json(indent=2), encoding="utf-8")
+    seal(place, changed, report=REPORT in manifest.files)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Target
-from openglm.dynamic.program import ProgramFile
+from openglm.dynamic.footprint import Footprint
+from openglm.dynamic.program import ProgramFile, files_of
 from openglm.errors import InputError
 from openglm.metrics import resolve
 from openglm.model.sources import onnx_file
@@ -41,11 +42,11 @@ class Subject:
     ) -> None:  # fmt: skip
         self.manifest, self.work, self.threads, self.seconds = manifest, work, threads, seconds
         self.progress = progress
-        self.own: Files = files_of(manifest, NAME, folder)
-        graphs = {segment: onnx_file.read(path) for segment, path in self.own.items()}
+        self.own: Files = files_of(manifest.program, NAME, folder)
+        self.graphs = {segment: onnx_file.read(path) for segment, path in self.own.items()}
         self.precision: Precision = "fp32"
         """Of the bundle's own graphs, the coarsest."""
-        for graph in graphs.values():
+        for graph in self.graphs.values():
             self.precision = coarser(self.precision, precision_of(graph))
         reader = Bundled.of(folder, manifest)
         self._feed = Feed(reader, data, manifest.shape, calibration_samples=1, evaluation_samples=samples)
@@ -54,13 +55,13 @@ class Subject:
         self._inputs = work / "inputs.npz"
         apart.save(self._batches, self._inputs)
         progress("running the bundle itself")
-        self._reference, *_ = self._answers(NAME, self.own)
+        self._reference, _ = self._answers(NAME, self.own)
 
     def proven(self, target: Engine, precision: Precision, files: Files) -> Target:
         """What an engine's files are like; raises `InputError` where it does not run them, or its answers
         differ from the bundle's own by more than the precision explains."""
         self.progress(f"{target.title}: comparing its answers")
-        answers, load_ms, peak = self._answers(target.name, files)
+        answers, took = self._answers(target.name, files)
         proof = prove(answers, self._reference)
         if not proof.within(coarser(precision, self.precision)):
             raise InputError(_apart(proof), "Try another precision.")
@@ -74,8 +75,8 @@ class Subject:
             quality=self._quality(answers) if self._labelled else None,
             samples=len(self._batches),
             size_bytes=sum(each.stat().st_size for file in files.values() for each in target.files(file)),
-            load_ms=load_ms,
-            peak_memory_mb=peak,
+            load_ms=took.load_ms,
+            peak_memory_mb=took.peak_mb,
             host=measure.host(f"{target.title} {target.version}", self.threads),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -113,7 +114,7 @@ class Subject:
         path.mkdir(exist_ok=True)
         return path
 
-    def _answers(self, runtime: str, files: Files) -> tuple[list[dict[str, np.ndarray]], float, float | None]:
+    def _answers(self, runtime: str, files: Files) -> tuple[list[dict[str, np.ndarray]], Footprint]:
         program = self._program(runtime, files)
         return apart.answers(
             runtime, program, self._inputs, self.scratch, threads=self.threads, seconds=self.seconds
@@ -131,15 +132,9 @@ class Subject:
 
     def _quality(self, answers: Sequence[Mapping[str, np.ndarray]]) -> Quality:
         outputs, labels = self._feed.outputs(_Told(answers))
+        reference, _ = self._feed.outputs(_Told(self._reference))
         metric = resolve(self.manifest.after.quality.metric)
-        score = metric.score(self._feed.evaluation(outputs, outputs, labels))
-        return Quality(
-            metric=metric.name,
-            value=score.value,
-            higher_is_better=metric.higher_is_better,
-            details=score.details,
-            samples=len(labels),
-        )
+        return self._feed.judged(metric, outputs, reference, labels)
 
 
 class _Told:
@@ -151,16 +146,6 @@ class _Told:
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(next(self._answers))
-
-
-def files_of(manifest: Manifest, runtime: str, folder: Path) -> dict[str, Path]:
-    """A bundle's files for an engine, by segment; raises `InputError` where it has none."""
-    if missing := [each.name for each in manifest.program.segments if runtime not in each.models]:
-        raise InputError(
-            f"The bundle has no model of {missing[0]} for {runtime}.",
-            f"Add it with `openglm export BUNDLE --runtime {runtime}`.",
-        )
-    return {each.name: folder / each.models[runtime] for each in manifest.program.segments}
 
 
 def with_files(program: Program, runtime: str, names: Mapping[str, str]) -> Program:
