@@ -15,7 +15,6 @@ import openglm
 from openglm.bundle.store import read_manifest
 from openglm.errors import InputError
 from openglm.runtimes.onnxruntime import NAME
-from openglm.targets import apart
 from openglm.targets import export as room
 from openglm.targets.export import compare, export, proposed
 
@@ -242,14 +241,3 @@ def test_labels_give_the_metric(write_classifier: Callable[..., Path], tmp_path:
     assert outcome.target.quality is not None
     assert outcome.target.quality.metric == "accuracy"
     assert outcome.target.quality.samples == 10
-
-
-def test_arrays_are_kept_in_their_order(tmp_path: Path) -> None:
-    batches = [{"a": np.full(2, place), "b/c": np.zeros((place + 1, 2))} for place in range(12)]
-    apart.save(batches, tmp_path / "x.npz")
-    found = apart.read(tmp_path / "x.npz")
-    assert len(found) == 12
-    for one, other in zip(batches, found, strict=True):
-        assert set(one) == set(other)
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])

@@ -49,6 +49,8 @@ class Source:
     """The same in float32."""
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """What an open dimension is converted for, by its name, where an engine wants sizes fixed."""
+    calibration: Path | None = None
+    """Inputs of the graph, as `batches.save` keeps them, for engines that find ranges of activations."""
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from openglm.bundle.manifest import Precision
 from openglm.dynamic.footprint import Footprint, watched
 from openglm.dynamic.program import open_file
 from openglm.errors import InputError, OpenGLMError
+from openglm.runtimes import batches as kept
 from openglm.runtimes import measure
 from openglm.runtimes.engine import Source, engine
 
-Batch = Mapping[str, np.ndarray]
 FOUND = "found.json"
 OUTPUTS = "outputs.npz"
 TOLD = 300
@@ -42,6 +42,7 @@ def convert(
         "sizes": {name: list(sizes) for name, sizes in source.sizes.items()},
         "target": str(target),
         "precision": precision,
+        "calibration": None if source.calibration is None else str(source.calibration),
     }
     _run(job, folder, seconds)
 
@@ -49,8 +50,8 @@ def convert(
 def answers(
     runtime: str, program: Path, inputs: Path, folder: Path, *, threads: int, seconds: float
 ) -> tuple[list[dict[str, np.ndarray]], Footprint]:
-    """What a program, the file of it, answers in an engine to inputs as `save` keeps them, and what that
-    took.
+    """What a program, the file of it, answers in an engine to inputs as `batches.save` keeps them, and what
+    that took.
 
     Raises `InputError` with the reason where it does not get there.
     """
@@ -62,7 +63,7 @@ def answers(
         "threads": threads,
     }
     took = Footprint(**_run(job, folder, seconds))
-    return read(folder / OUTPUTS), took
+    return kept.read(folder / OUTPUTS), took
 
 
 def times(
@@ -84,24 +85,6 @@ def times(
         "rounds": rounds,
     }
     return {name: np.array(found) for name, found in _run(job, folder, seconds)["times"].items()}
-
-
-def save(batches: Sequence[Batch], path: Path) -> None:
-    """Keep arrays by name, for each of several runs."""
-    arrays = {
-        f"{place}/{name}": array for place, batch in enumerate(batches) for name, array in batch.items()
-    }
-    np.savez(path, **arrays)  # type: ignore[arg-type]
-
-
-def read(path: Path) -> list[dict[str, np.ndarray]]:
-    """What `save` kept."""
-    found: dict[int, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as content:
-        for key in content.files:
-            place, _, name = key.partition("/")
-            found.setdefault(int(place), {})[name] = content[key]
-    return [found[place] for place in sorted(found)]
 
 
 def _run(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str, Any]:
@@ -135,24 +118,25 @@ def _ended(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _convert(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    source = Source(Path(job["graph"]), Path(job["plain"]), job["sizes"])
+    calibration = None if job["calibration"] is None else Path(job["calibration"])
+    source = Source(Path(job["graph"]), Path(job["plain"]), job["sizes"], calibration)
     engine(job["runtime"]).convert(source, Path(job["target"]), job["precision"])
     return {}
 
 
 def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     engine(job["runtime"]).processors()  # so that the engine's own code is in the baseline
-    batches = read(Path(job["inputs"]))
+    batches = kept.read(Path(job["inputs"]))
     found, took = watched(
         lambda: open_file(Path(job["program"]), threads=job["threads"], runtime=job["runtime"]),
         lambda runner: [runner.run(batch) for batch in batches],
     )
-    save(found, folder / OUTPUTS)
+    kept.save(found, folder / OUTPUTS)
     return took._asdict()
 
 
 def _time(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    batches = read(Path(job["inputs"]))
+    batches = kept.read(Path(job["inputs"]))
     calls = {
         name: measure.running(open_file(Path(path), threads=job["threads"], runtime=runtime), batches)
         for name, (runtime, path) in job["programs"].items()

@@ -83,7 +83,8 @@ def export(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
         every = {**proposed(manifest), **(sizes or {})}
-        sources = {segment: _source(subject, segment, every) for segment in subject.own}
+        ranges = subject.calibration()
+        sources = {segment: _source(subject, segment, every, ranges.get(segment)) for segment in subject.own}
         files: dict[str, Files] = {NAME: subject.own}
 
         def made(target: Engine, chosen: Precision) -> Target:
@@ -167,11 +168,13 @@ def _measured(
     return [replace(item, target=by_engine.get(item.engine)) for item in outcomes]
 
 
-def _source(subject: Subject, segment: str, sizes: Mapping[str, Sequence[int]]) -> Source:
+def _source(
+    subject: Subject, segment: str, sizes: Mapping[str, Sequence[int]], calibration: Path | None
+) -> Source:
     """A segment's graph as engines get it."""
     plain = subject.work / f"{segment}.plain.onnx"
     onnx_file.write(Dequantize().apply(subject.graphs[segment], Context()).graph, plain)
-    return Source(subject.own[segment], plain, sizes)
+    return Source(subject.own[segment], plain, sizes, calibration)
 
 
 def proposed(manifest: Manifest) -> dict[str, list[int]]:

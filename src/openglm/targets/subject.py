@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Target
+from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Segment, Target
 from openglm.dynamic.footprint import Footprint
-from openglm.dynamic.program import ProgramFile, files_of
+from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError
 from openglm.metrics import resolve
 from openglm.model.sources import onnx_file
-from openglm.runtimes import measure
-from openglm.runtimes.engine import Engine
+from openglm.runtimes import batches, measure
+from openglm.runtimes.engine import Engine, Runs, engine
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed
@@ -49,13 +49,34 @@ class Subject:
         for graph in self.graphs.values():
             self.precision = coarser(self.precision, precision_of(graph))
         reader = Bundled.of(folder, manifest)
-        self._feed = Feed(reader, data, manifest.shape, calibration_samples=1, evaluation_samples=samples)
+        self._feed = Feed(
+            reader, data, manifest.shape, calibration_samples=samples, evaluation_samples=samples
+        )
         self._labelled = data is not None and self._feed.labelled
         self._batches = self._feed.first(samples)
         self._inputs = work / "inputs.npz"
-        apart.save(self._batches, self._inputs)
+        batches.save(self._batches, self._inputs)
         progress("running the bundle itself")
         self._reference, _ = self._answers(NAME, self.own)
+
+    def calibration(self) -> dict[str, Path]:
+        """Files of what each segment takes, by its name, as inputs that judge nothing go through the
+        bundle."""
+        told: dict[str, list[batches.Batch]] = {segment: [] for segment in self.own}
+
+        def load(segment: Segment) -> Runs:
+            runner = engine(NAME).load(self.own[segment.name], threads=self.threads)
+            return _Listening(runner, told[segment.name])
+
+        program = ProgramRunner(self.manifest.program, self.manifest.outputs, load)
+        for batch in self._feed.calibration():
+            program.run(batch)
+        files = {
+            segment: self.work / f"{segment}.calibration.npz" for segment, found in told.items() if found
+        }
+        for segment, path in files.items():
+            batches.save(told[segment], path)
+        return files
 
     def proven(self, target: Engine, precision: Precision, files: Files) -> Target:
         """What an engine's files are like; raises `InputError` where it does not run them, or its answers
@@ -85,9 +106,9 @@ class Subject:
         """Engines and the bundle's own run in turn, those with their files by engine; as they are where the
         engines do not bear each other in one process."""
         self.progress("measuring all in turn")
-        batches = self._batches[:TIMED] if self.manifest.program.gates else [self._feed.shaped()]
+        own = self._batches[:TIMED] if self.manifest.program.gates else [self._feed.shaped()]
         inputs = self.work / "timed.npz"
-        apart.save(batches, inputs)
+        batches.save(own, inputs)
         programs = {
             name: (name, self._program(name, held)) for name, held in {NAME: self.own, **files}.items()
         }
@@ -135,6 +156,18 @@ class Subject:
         reference, _ = self._feed.outputs(_Told(self._reference))
         metric = resolve(self.manifest.after.quality.metric)
         return self._feed.judged(metric, outputs, reference, labels)
+
+
+class _Listening:
+    """Notes what a graph is given."""
+
+    def __init__(self, runner: Runs, heard: list[batches.Batch]) -> None:
+        self.inputs = runner.inputs
+        self._runner, self._heard = runner, heard
+
+    def run(self, arrays: batches.Batch) -> dict[str, np.ndarray]:
+        self._heard.append(dict(arrays))
+        return self._runner.run(arrays)
 
 
 class _Told:
