@@ -92,6 +92,30 @@ def test_a_program_with_gates(cascade_bundle: Path, tmp_path: Path) -> None:
     assert len(program.segments) > 1
     for segment in program.segments:
         assert set(segment.models) == {NAME, *BOTH}
+    assert [item.target.same_way for item in outcomes if item.target] == [1.0] * 3
+    assert "Same way" in (tmp_path / "more" / "report.html").read_text()
+
+
+def test_rows_that_take_other_ways_through_gates_are_told_of(
+    cascade_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small model, which decides about each row, has other weights in the engine."""
+    write = room.onnx_file.write
+
+    def spoilt(graph: ir.Model, path: Path) -> None:
+        write(_negated(graph) if path.name.startswith("small") else graph, path)
+
+    monkeypatch.setattr(room.onnx_file, "write", spoilt)
+    _, outcome = export(cascade_bundle, ["mnn"], output=tmp_path / "more", samples=16, rounds=5)
+    assert outcome.target is None
+    assert "take the same way through its gates" in outcome.reason
+
+
+def _negated(graph: ir.Model) -> ir.Model:
+    for value in graph.graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = ir.tensor(-value.const_value.numpy(), name=value.name)
+    return graph
 
 
 def test_again_at_another_precision_leaves_nothing_of_the_first(bundle: Path) -> None:

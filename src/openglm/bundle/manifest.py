@@ -230,6 +230,9 @@ class Target(_Part):
     """By the data that was given, if any was."""
     samples: int
     """On how many inputs they were compared."""
+    same_way: float | None = None
+    """Where the program has gates, the share of the inputs that took the same way through them; differences
+    are those of these inputs."""
     size_bytes: int
     load_ms: float | None
     peak_memory_mb: float | None

@@ -155,12 +155,15 @@ def show(outcomes: Sequence[Outcome], threads: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     good = [item.target for item in outcomes if item.target is not None]
     judged = good[0].quality if good else None
+    gated = any(target.same_way is not None for target in good)
+    table = Table(box=None, padding=(0, 1 if gated else 2, 0, 0), pad_edge=False)
     table.add_column("engine", no_wrap=True)
     for column in ("size", "load", "latency", "speed", "memory", "differs", "cosine"):
         table.add_column(column, justify="right")
+    if gated:
+        table.add_column("same way", justify="right")
     if judged:
         table.add_column(judged.metric, justify="right")
     for target in good:
@@ -174,6 +177,7 @@ def show(outcomes: Sequence[Outcome], threads: int) -> None:
             "" if target.peak_memory_mb is None else f"{target.peak_memory_mb:.0f} MB",
             f"{target.difference:.2g}",
             f"{target.cosine:.4f}",
+            *([] if target.same_way is None else [f"{target.same_way:.0%}"]),
             *([f"{target.quality.value:.4f}"] if judged and target.quality else []),
         )
     if good:

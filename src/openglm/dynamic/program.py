@@ -69,6 +69,11 @@ class ProgramRunner:
         self._needed = self._needs()
 
     @property
+    def gated(self) -> bool:
+        """Whether rows may take different ways."""
+        return bool(self._gates)
+
+    @property
     def inputs(self) -> list[str]:
         """What the whole program takes: what the first node needs."""
         return sorted(name for name in self._needed[self._program.first] if "/" not in name)

@@ -14,6 +14,7 @@ def show(manifest: Manifest) -> Markup | None:
     """The section; nothing where the bundle has its own engine only."""
     if not manifest.targets:
         return None
+    gated = any(target.same_way is not None for target in manifest.targets)
     hosts = sorted({target.host.processor for target in manifest.targets})
     threads = sorted({target.host.threads for target in manifest.targets})
     aside = [
@@ -22,10 +23,12 @@ def show(manifest: Manifest) -> Markup | None:
             "p",
             f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}. Speed is to "
             f"{manifest.host.engine}, in rounds of all in turn. Differences are to its answers: the largest, "
-            "as a share of the largest output, and the cosine of all.",
+            "as a share of the largest output, and the cosine of all."
+            + (" Same way: the share of inputs that took the same way through the gates." if gated else ""),
         ),
     ]
-    heads = [Cell("Engine"), Cell("Weights"), *(Cell(head, "number") for head in HEADS)]
+    numbers = (*HEADS, "Same way") if gated else HEADS
+    heads = [Cell("Engine"), Cell("Weights"), *(Cell(head, "number") for head in numbers)]
     rows = [_row(target) for target in manifest.targets]
     return section("engines", "On other engines", aside, table("Engines that give its answers", heads, rows))
 
@@ -40,6 +43,7 @@ def _row(target: Target) -> list[Cell]:
         "" if target.peak_memory_mb is None else units.size(int(1e6 * target.peak_memory_mb)),
         units.figure(target.difference),
         f"{target.cosine:.5f}",
+        *([] if target.same_way is None else [f"{target.same_way:.0%}"]),
     ]
     name = Cell(target.host.engine)
     return [name, Cell(target.precision), *(Cell(figure, "number") for figure in figures)]

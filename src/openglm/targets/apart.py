@@ -12,22 +12,31 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.dynamic.footprint import Footprint, watched
-from openglm.dynamic.program import open_file
+from openglm.dynamic.program import ProgramRunner, open_file
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes import batches as kept
 from openglm.runtimes import measure
-from openglm.runtimes.engine import Source, engine
+from openglm.runtimes.engine import Runs, Source, engine
 
 FOUND = "found.json"
 OUTPUTS = "outputs.npz"
 TOLD = 300
 """Characters of an engine's own words that are passed on."""
+
+
+class Answers(NamedTuple):
+    """What a program made of inputs in an engine."""
+
+    outputs: list[dict[str, np.ndarray]]
+    ways: list[list[list[str]]]
+    """For each input, the segments and gates that each of its rows went through."""
+    took: Footprint
 
 
 def convert(
@@ -49,9 +58,8 @@ def convert(
 
 def answers(
     runtime: str, program: Path, inputs: Path, folder: Path, *, threads: int, seconds: float
-) -> tuple[list[dict[str, np.ndarray]], Footprint]:
-    """What a program, the file of it, answers in an engine to inputs as `batches.save` keeps them, and what
-    that took.
+) -> Answers:
+    """What a program, the file of it, answers in an engine to inputs as `batches.save` keeps them.
 
     Raises `InputError` with the reason where it does not get there.
     """
@@ -62,8 +70,8 @@ def answers(
         "inputs": str(inputs),
         "threads": threads,
     }
-    took = Footprint(**_run(job, folder, seconds))
-    return kept.read(folder / OUTPUTS), took
+    found = _run(job, folder, seconds)
+    return Answers(kept.read(folder / OUTPUTS), found["ways"], Footprint(**found["took"]))
 
 
 def times(
@@ -129,10 +137,18 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     batches = kept.read(Path(job["inputs"]))
     found, took = watched(
         lambda: open_file(Path(job["program"]), threads=job["threads"], runtime=job["runtime"]),
-        lambda runner: [runner.run(batch) for batch in batches],
+        lambda runner: [_traced(runner, batch) for batch in batches],
     )
-    kept.save(found, folder / OUTPUTS)
-    return took._asdict()
+    kept.save([outputs for outputs, _ in found], folder / OUTPUTS)
+    return {"ways": [ways for _, ways in found], "took": took._asdict()}
+
+
+def _traced(runner: Runs, batch: kept.Batch) -> tuple[dict[str, np.ndarray], list[list[str]]]:
+    """The outputs, and the way of each row where rows have one."""
+    if not isinstance(runner, ProgramRunner) or not runner.gated:
+        return runner.run(batch), []
+    outputs, trace = runner.traced(batch)
+    return outputs, [list(way.nodes) for way in trace.rows]
 
 
 def _time(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:

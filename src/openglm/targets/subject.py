@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Segment, Target
-from openglm.dynamic.footprint import Footprint
 from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError
 from openglm.metrics import resolve
@@ -25,6 +24,8 @@ from openglm.targets.proof import Proof, coarser, precision_of, prove
 
 TIMED = 8
 """Inputs of a round where inputs take different ways; else one does."""
+LEAST_ALIKE = 0.75
+"""Of the inputs, how many must take the same way through a program's gates."""
 Files = Mapping[str, Path]
 """An engine's file for each segment."""
 
@@ -57,7 +58,7 @@ class Subject:
         self._inputs = work / "inputs.npz"
         batches.save(self._batches, self._inputs)
         progress("running the bundle itself")
-        self._reference, _ = self._answers(NAME, self.own)
+        self._reference = self._answers(NAME, self.own)
 
     def calibration(self) -> dict[str, Path]:
         """Files of what each segment takes, by its name, as inputs that judge nothing go through the
@@ -82,8 +83,19 @@ class Subject:
         """What an engine's files are like; raises `InputError` where it does not run them, or its answers
         differ from the bundle's own by more than the precision explains."""
         self.progress(f"{target.title}: comparing its answers")
-        answers, took = self._answers(target.name, files)
-        proof = prove(answers, self._reference)
+        answers = self._answers(target.name, files)
+        # Where rounding moves a row over a gate's threshold, its answer is another exit's: no measure of the
+        # engine. How often that happens is one of its own.
+        pairs = zip(answers.ways, self._reference.ways, strict=True)
+        alike = [place for place, (one, other) in enumerate(pairs) if one == other]
+        if len(alike) < LEAST_ALIKE * len(self._batches):
+            raise InputError(
+                f"Only {len(alike)} of {len(self._batches)} inputs take the same way through its gates.",
+                "Try another precision.",
+            )
+        proof = prove(
+            *([outputs[place] for place in alike] for outputs in (answers.outputs, self._reference.outputs))
+        )
         if not proof.within(coarser(precision, self.precision)):
             raise InputError(_apart(proof), "Try another precision.")
         return Target(
@@ -93,11 +105,12 @@ class Subject:
             difference=float(f"{proof.difference:.3g}"),
             mean_difference=float(f"{proof.mean_difference:.3g}"),
             cosine=round(proof.cosine, 6),
-            quality=self._quality(answers) if self._labelled else None,
+            quality=self._quality(answers.outputs) if self._labelled else None,
             samples=len(self._batches),
+            same_way=round(len(alike) / len(self._batches), 4) if self.manifest.program.gates else None,
             size_bytes=sum(each.stat().st_size for file in files.values() for each in target.files(file)),
-            load_ms=took.load_ms,
-            peak_memory_mb=took.peak_mb,
+            load_ms=answers.took.load_ms,
+            peak_memory_mb=answers.took.peak_mb,
             host=measure.host(f"{target.title} {target.version}", self.threads),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -135,7 +148,7 @@ class Subject:
         path.mkdir(exist_ok=True)
         return path
 
-    def _answers(self, runtime: str, files: Files) -> tuple[list[dict[str, np.ndarray]], Footprint]:
+    def _answers(self, runtime: str, files: Files) -> apart.Answers:
         program = self._program(runtime, files)
         return apart.answers(
             runtime, program, self._inputs, self.scratch, threads=self.threads, seconds=self.seconds
@@ -153,7 +166,7 @@ class Subject:
 
     def _quality(self, answers: Sequence[Mapping[str, np.ndarray]]) -> Quality:
         outputs, labels = self._feed.outputs(_Told(answers))
-        reference, _ = self._feed.outputs(_Told(self._reference))
+        reference, _ = self._feed.outputs(_Told(self._reference.outputs))
         metric = resolve(self.manifest.after.quality.metric)
         return self._feed.judged(metric, outputs, reference, labels)
 
