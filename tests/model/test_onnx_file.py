@@ -87,6 +87,26 @@ def test_external_data(tmp_path: Path) -> None:
     assert model.graph.initializers["w"].const_value.numpy()[15, 15] == 255
 
 
+def test_weights_lie_apart_where_they_are_to_be_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx_file.read(external(tmp_path))
+    for folder, most in ((tmp_path / "small", 2000), (tmp_path / "large", 1000)):
+        folder.mkdir()
+        monkeypatch.setattr(onnx_file, "_MAPPED", most)
+        onnx_file.write(model, folder / "net.onnx", mapped=True)
+    assert [file.name for file in (tmp_path / "small").iterdir()] == ["net.onnx"]
+    data = onnx_file.data_file(tmp_path / "large" / "net.onnx")
+    assert data.stat().st_size >= 1024
+    assert (tmp_path / "large" / "net.onnx").stat().st_size < 1024
+    x = np.random.default_rng(0).standard_normal((3, 16), dtype=np.float32)
+    one, other = (
+        onnxruntime.InferenceSession(str(tmp_path / name / "net.onnx")).run(None, {"x": x})[0]
+        for name in ("small", "large")
+    )
+    assert np.array_equal(one, other)
+
+
 def test_external_data_is_taken_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = onnx_file.read(external(tmp_path))
     elsewhere = tmp_path / "elsewhere"

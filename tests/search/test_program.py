@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import openglm  # noqa: E402
+from openglm.bundle.manifest import FILE  # noqa: E402
 from openglm.bundle.store import read_manifest  # noqa: E402
 from openglm.data.dataset import Dataset, Sample  # noqa: E402
 from openglm.dynamic.program import PROGRAM_FILE, model_files, open_file  # noqa: E402
@@ -109,7 +110,9 @@ def test_manifest_and_report_name_the_programs_files(made: Made) -> None:
         assert manifest.files[name].sha256 == sha256(made.bundle / name)
         assert name in page
         assert manifest.files[name].sha256 in page
-    assert manifest.after.size_bytes == sum((made.bundle / name).stat().st_size for name in segments)
+    models = model_files(made.bundle / FILE)
+    assert {file.name for file in models} <= set(manifest.files)
+    assert manifest.after.size_bytes == sum(file.stat().st_size for file in models)
     assert not {"model.onnx", PROGRAM_FILE} & set(manifest.files)
     assert [step["pass"] for step in manifest.recipe] == [step["pass"] for step in STEPS]
     assert sum(segment.work for segment in manifest.program.segments) == pytest.approx(1, abs=1e-4)

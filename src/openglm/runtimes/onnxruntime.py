@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,7 +46,13 @@ class OnnxRuntime(Engine):
         return tuple(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
 
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
-        shutil.copyfile(source.graph, target)
+        from openglm.model.sources import onnx_file  # what runs a bundle reads no graph
+
+        onnx_file.write(onnx_file.read(source.graph), target, mapped=True)
+
+    def files(self, target: Path) -> Sequence[Path]:
+        data = target.with_name(f"{target.name}.data")
+        return (target, data) if data.is_file() else (target,)
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
         return Runner(path, threads=threads)

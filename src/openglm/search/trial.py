@@ -162,7 +162,7 @@ def _judge(
     if dynamic is None:
         graph = plain(graph)
         path = folder / MODEL_FILE
-        onnx_file.write(graph, path)
+        onnx_file.write(graph, path, mapped=True)
     else:
         with clock("calibrating"):
             rows = bench.thresholds(trained=trained)
@@ -248,7 +248,7 @@ def _times(
 def write_draft(draft: Draft, outputs: tuple[TensorSpec, ...], folder: Path) -> Path:
     """Write a program's segments, and beside them the program, whose path this is."""
     for segment in draft.program.segments:
-        onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
+        onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME], mapped=True)
     path = folder / PROGRAM_FILE
     content = ProgramFile(program=draft.program, outputs=outputs)
     path.write_text(content.model_dump_json(), encoding="utf-8")

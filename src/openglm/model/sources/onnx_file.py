@@ -162,13 +162,25 @@ def check_finite(model: ir.Model) -> None:
 
 _LARGEST = 1_900_000_000
 """Bytes that go into one file; protobuf's limit is 2 GB."""
+_MAPPED = 1_000_000
+"""Bytes of weights from which a file of their own pays."""
 
 
-def write(model: ir.Model, path: Path) -> None:
-    """Write a graph as one file, or with one data file beside it where it is too large for one."""
+def data_file(path: Path) -> Path:
+    """Where the weights of a graph are that are not in its own file."""
+    return path.with_name(f"{path.name}.data")
+
+
+def write(model: ir.Model, path: Path, *, mapped: bool = False) -> None:
+    """Write a graph as one file, or with its weights in a file beside it, `data_file`, where it is too large
+    for one or, if `mapped`, where it is not small.
+
+    An engine maps a file of weights into memory instead of copying them out of the graph.
+    """
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value]
-    if sum(tensor.nbytes for tensor in tensors) > _LARGEST:
-        ir.save(model, path, external_data=f"{path.name}.data")
+    most = _MAPPED if mapped else _LARGEST
+    if sum(tensor.nbytes for tensor in tensors) > most:
+        ir.save(model, path, external_data=data_file(path).name)
         return
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
         # They name a file beside the one they were read from.
