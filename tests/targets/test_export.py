@@ -15,8 +15,10 @@ import openglm
 from openglm.bundle.store import read_manifest
 from openglm.errors import InputError
 from openglm.runtimes.onnxruntime import NAME
-from openglm.targets import export as room
-from openglm.targets.export import compare, export, proposed
+from openglm.search.bundled import Bundled
+from openglm.targets import subject as room
+from openglm.targets.export import compare, export
+from openglm.targets.subject import proposed
 
 BOTH = ["mnn", "openvino"]
 FIXED = ["executorch", "litert"]
@@ -78,11 +80,13 @@ def test_text_on_engines_of_fixed_sizes(text_bundle: Path) -> None:
 
 def test_lengths_double_up_to_the_longest_text(bert_bundle: Path, conv_bundle: Path) -> None:
     text, picture = (read_manifest(path) for path in (bert_bundle, conv_bundle))
-    lengths = next(sizes for sizes in proposed(text).values() if len(sizes) > 1)
+    found = proposed(Bundled.of(bert_bundle, text), text.shape)
+    lengths = next(sizes for sizes in found.values() if len(sizes) > 1)
     assert text.processor is not None
     assert lengths[:2] == [16, 32]
     assert lengths[-1] == text.processor["max_length"]
-    assert proposed(picture) == {name: [size] for name, size in picture.shape.items()}
+    found = proposed(Bundled.of(conv_bundle, picture), picture.shape)
+    assert found == {name: [size] for name, size in picture.shape.items()}
 
 
 def test_a_program_with_gates(cascade_bundle: Path, tmp_path: Path) -> None:

@@ -13,7 +13,19 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from openglm.cli import bench, calibrate, devices, export, finetune, fit, measure, models, optimize, run
+from openglm.cli import (
+    bench,
+    calibrate,
+    devices,
+    export,
+    finetune,
+    fit,
+    latency,
+    measure,
+    models,
+    optimize,
+    run,
+)
 from openglm.errors import OpenGLMError
 
 OVERVIEW = """Fit neural models to phones: verdict, compression, proof, bundle.
@@ -33,6 +45,7 @@ carry it on other engines too                   openglm export OUT --runtime mnn
 set its thresholds again on other data          openglm calibrate OUT --data FILE -o NEW
 fine-tune an encoder for a task                 openglm finetune MODEL --task sst-2 --data DIR -o OUT
 judge it by GLUE                                openglm bench glue --model OUT --data DIR
+measure any model on all engines                openglm bench latency MODEL
 
 MODEL is a zoo name (openglm models), a hub id, a folder, an .onnx or a .pt2 file.
 Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 cannot write, 130 stopped.
@@ -65,7 +78,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (devices, models, fit, optimize, run, measure, export, calibrate, finetune, bench):
+for group in (devices, models, fit, optimize, run, measure, export, calibrate, finetune, bench, latency):
     group.register(app)
 
 

@@ -104,7 +104,7 @@ def export(
             listed(runtime),
             precision=precision,  # type: ignore[arg-type]  # checked there
             output=output,
-            sizes=_sizes(sizes),
+            sizes=parse_sizes(sizes),
             data=data,
             samples=samples,
             threads=threads,
@@ -115,14 +115,14 @@ def export(
     if json:
         print_json({"bundle": str(output or bundle), "engines": [told(item) for item in outcomes]})
     else:
-        show(outcomes, threads)
+        show(outcomes)
         if any(item.target for item in outcomes[1:]):
             out().print(f"They are in {output or bundle}.", markup=False)
     if any(item.target is None for item in outcomes):
         raise typer.Exit(NOT_ADDED)
 
 
-def _sizes(given: Sequence[str]) -> dict[str, list[int]]:
+def parse_sizes(given: Sequence[str]) -> dict[str, list[int]]:
     """Sizes by dimension; raises `InputError` for what is written otherwise."""
     from openglm.errors import InputError
 
@@ -150,16 +150,21 @@ def told(item: Outcome) -> dict[str, Any]:
     }
 
 
-def show(outcomes: Sequence[Outcome], threads: int) -> None:
-    """Outcomes, the first that of the bundle's own engine, as a table; what failed below it."""
+def show(outcomes: Sequence[Outcome]) -> None:
+    """Outcomes, the first for each number of threads that of the model's own engine, as a table; what failed
+    below it."""
     from rich.markup import escape
     from rich.table import Table
 
     good = [item.target for item in outcomes if item.target is not None]
     judged = good[0].quality if good else None
     gated = any(target.same_way is not None for target in good)
-    table = Table(box=None, padding=(0, 1 if gated else 2, 0, 0), pad_edge=False)
+    counts = list(dict.fromkeys(target.host.threads for target in good))
+    several = len(counts) > 1
+    table = Table(box=None, padding=(0, 1 if gated or several else 2, 0, 0), pad_edge=False)
     table.add_column("engine", no_wrap=True)
+    if several:
+        table.add_column("threads", justify="right")
     for column in ("size", "load", "latency", "speed", "memory", "differs", "cosine"):
         table.add_column(column, justify="right")
     if gated:
@@ -170,6 +175,7 @@ def show(outcomes: Sequence[Outcome], threads: int) -> None:
         timing = target.timing
         table.add_row(
             f"[green]✓[/] {target.engine} {target.precision}",
+            *([str(target.host.threads)] if several else []),
             f"{target.size_bytes / 1e6:.3g} MB",
             "" if target.load_ms is None else f"{target.load_ms:.0f} ms",
             "" if timing is None else f"{timing.median_ms:.3g} ms",
@@ -182,14 +188,14 @@ def show(outcomes: Sequence[Outcome], threads: int) -> None:
         )
     if good:
         out().print(table)
-        noun = "thread" if threads == 1 else "threads"
+        noun = "thread" if counts == [1] else "threads"
         out().print(
             f"\nSpeed is to {good[0].engine}, in interleaved rounds; differences are to its answers, over "
-            f"{good[0].samples} inputs. Measured on {good[0].host.processor}, {threads} {noun}.",
+            f"{good[0].samples} inputs. Measured on {good[0].host.processor}, "
+            f"{' and '.join(map(str, counts))} {noun}.",
             style="dim",
             soft_wrap=True,
         )
-    for item in outcomes:
-        if item.target is None:
-            failed = f"[red]✗[/] {item.engine} {item.precision}: {escape(item.reason)}"
-            out().print(failed, soft_wrap=True)
+    failed = (item for item in outcomes if item.target is None)
+    for told in dict.fromkeys(f"{item.engine} {item.precision}: {escape(item.reason)}" for item in failed):
+        out().print(f"[red]✗[/] {told}", soft_wrap=True)

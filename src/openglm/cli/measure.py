@@ -137,6 +137,6 @@ def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, 
     if json:
         print_json({"bundle": bundle, "engines": [told(item) for item in outcomes]})
     else:
-        show(outcomes, threads)
+        show(outcomes)
     if any(item.target is None for item in outcomes):
         raise typer.Exit(NOT_ADDED)

@@ -147,7 +147,7 @@ def optimize(
         _tell(result, output)
         if outcomes:
             out().print()
-            show(outcomes, result.bench.setup.threads)
+            show(outcomes)
     if result.stopped:
         raise typer.Exit(STOPPED)
     if refused := _refused(result) if recipe is not None else "":

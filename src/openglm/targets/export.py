@@ -16,20 +16,14 @@ from openglm.bundle.manifest import Manifest, Precision, Target
 from openglm.bundle.store import check_target, opened, writing
 from openglm.dynamic.program import files_of
 from openglm.errors import InputError, OpenGLMError, nearest
-from openglm.model.sources import onnx_file
-from openglm.passes.contract import Context
-from openglm.passes.dequantize import Dequantize
 from openglm.report.page import REPORT
-from openglm.runtimes.engine import Engine, Source, engine, engines
+from openglm.runtimes.engine import Engine, engine, engines
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.package import seal
-from openglm.targets import apart
 from openglm.targets.subject import Files, Subject, with_files
 
 ALL = "all"
 SAMPLES = 32
-LENGTHS = (16, 32, 64, 128, 256)
-"""Tokens."""
 SECONDS = 300.0
 """For one conversion, and for one set of answers."""
 
@@ -73,28 +67,24 @@ def export(
     """
     place = Path(bundle if output is None else output)
     asked = wanted(runtimes)
-    if precision is not None and precision not in get_args(Precision):
-        raise InputError(f"There is no precision '{precision}'.", nearest(precision, get_args(Precision)))
+    check_precision(precision)
     check_target(place)
     with ExitStack() as stack:
         folder, manifest = stack.enter_context(opened(Path(bundle)))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openglm-")))
-        subject = Subject(
+        subject = Subject.of_bundle(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
-        every = {**proposed(manifest), **(sizes or {})}
-        ranges = subject.calibration()
-        sources = {segment: _source(subject, segment, every, ranges.get(segment)) for segment in subject.own}
         files: dict[str, Files] = {NAME: subject.own}
 
         def made(target: Engine, chosen: Precision) -> Target:
             if target.name != NAME:
-                files[target.name] = _converted(subject, sources, target, chosen)
+                files[target.name] = subject.converted(target, chosen, sizes)
             return subject.proven(target, chosen, files[target.name])
 
-        outcomes = [_tried(engines()[NAME], subject.precision, made)]
-        outcomes += [_tried(each, precision or subject.precision, made) for each in asked]
-        outcomes = _measured(subject, outcomes, files, rounds)
+        outcomes = [tried(engines()[NAME], subject.precision, made)]
+        outcomes += [tried(each, precision or subject.precision, made) for each in asked]
+        outcomes = measured(subject, outcomes, files, rounds)
         added = [item.target for item in outcomes[1:] if item.target is not None]
         if added:
             progress("writing the bundle")
@@ -125,18 +115,24 @@ def compare(
         names = list(had) if ALL in runtimes else [name for name in dict.fromkeys(runtimes) if name != NAME]
         others = {name: engine(name) for name in names}
         files = {name: files_of(manifest.program, name, folder) for name in (NAME, *names)}
-        subject = Subject(
+        subject = Subject.of_bundle(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
 
         def there(target: Engine, chosen: Precision) -> Target:
             return subject.proven(target, chosen, files[target.name])
 
-        outcomes = [_tried(engines()[NAME], subject.precision, there)]
+        outcomes = [tried(engines()[NAME], subject.precision, there)]
         for name, each in others.items():
             chosen = had[name].precision if name in had else subject.precision
-            outcomes.append(_tried(each, chosen, there))
-        return _measured(subject, outcomes, files, rounds)
+            outcomes.append(tried(each, chosen, there))
+        return measured(subject, outcomes, files, rounds)
+
+
+def check_precision(precision: str | None) -> None:
+    """Raise `InputError` for a precision that is none."""
+    if precision is not None and precision not in get_args(Precision):
+        raise InputError(f"There is no precision '{precision}'.", nearest(precision, get_args(Precision)))
 
 
 def wanted(runtimes: Sequence[str]) -> list[Engine]:
@@ -151,14 +147,15 @@ def wanted(runtimes: Sequence[str]) -> list[Engine]:
     return [engine(name) for name in dict.fromkeys(runtimes)]
 
 
-def _tried(target: Engine, precision: Precision, make: Callable[[Engine, Precision], Target]) -> Outcome:
+def tried(target: Engine, precision: Precision, make: Callable[[Engine, Precision], Target]) -> Outcome:
+    """What `make` gives for an engine, or why it does not."""
     try:
         return Outcome(target.name, precision, make(target, precision))
     except OpenGLMError as error:
         return Outcome(target.name, precision, None, error.problem)
 
 
-def _measured(
+def measured(
     subject: Subject, outcomes: Sequence[Outcome], files: Mapping[str, Files], rounds: int
 ) -> list[Outcome]:
     """The outcomes with latency, where there is one."""
@@ -166,45 +163,6 @@ def _measured(
     timed = subject.timed(good, {target.engine: files[target.engine] for target in good}, rounds)
     by_engine = {target.engine: target for target in timed}
     return [replace(item, target=by_engine.get(item.engine)) for item in outcomes]
-
-
-def _source(
-    subject: Subject, segment: str, sizes: Mapping[str, Sequence[int]], calibration: Path | None
-) -> Source:
-    """A segment's graph as engines get it."""
-    plain = subject.work / f"{segment}.plain.onnx"
-    onnx_file.write(Dequantize().apply(subject.graphs[segment], Context()).graph, plain)
-    return Source(subject.own[segment], plain, sizes, calibration)
-
-
-def proposed(manifest: Manifest) -> dict[str, list[int]]:
-    """Sizes for engines that want them fixed: lengths of texts, doubling up to the longest that the model
-    takes; of all else what the bundle was measured with."""
-    processor = manifest.processor or {}
-    longest = processor.get("max_length") if processor.get("kind") == "text" else None
-    found = {name: [size] for name, size in manifest.shape.items()}
-    for spec in manifest.inputs:
-        for name in spec.shape[1:]:
-            if isinstance(name, str) and spec.dtype.startswith("int") and name in found:
-                most = int(longest or found[name][0])
-                found[name] = [*(size for size in LENGTHS if size < most), most]
-    return found
-
-
-def _converted(
-    subject: Subject, sources: Mapping[str, Source], target: Engine, precision: Precision
-) -> dict[str, Path]:
-    """An engine's files of all segments; raises `InputError` with the reason where it cannot."""
-    if lacking := [name for name in target.lacking if name != target.package]:
-        raise InputError(f"Converting needs {', '.join(lacking)}.", f"Install it with: {target.install}.")
-    if precision not in target.precisions:
-        raise InputError(f"{target.title} has no {precision}.", "Try another precision.")
-    files = {}
-    for segment, source in sources.items():
-        subject.progress(f"{target.title}: converting {segment}")
-        files[segment] = subject.work / f"{segment}_{precision}{target.suffix}"
-        apart.convert(target.name, source, files[segment], precision, subject.scratch, subject.seconds)
-    return files
 
 
 def _write(

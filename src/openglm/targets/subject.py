@@ -1,9 +1,11 @@
-"""A bundle that engines are compared on: its inputs, its own answers, and how others are judged by them."""
+"""What engines are compared on: a program, its inputs, its own answers, and how others are judged by them."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ from openglm.bundle.manifest import Manifest, Precision, Program, Quality, Segme
 from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError
 from openglm.metrics import resolve
+from openglm.model.extra_outputs import plain
+from openglm.model.model import Model
 from openglm.model.sources import onnx_file
+from openglm.passes.contract import Context
+from openglm.passes.dequantize import Dequantize
 from openglm.runtimes import batches, measure
-from openglm.runtimes.engine import Engine, Runs, engine
+from openglm.runtimes.engine import Engine, Runs, Source, engine
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bundled import Bundled
-from openglm.search.feed import Feed
+from openglm.search.feed import Feed, sizes
 from openglm.targets import apart
 from openglm.targets.proof import Proof, coarser, precision_of, prove
 
@@ -26,41 +32,89 @@ TIMED = 8
 """Inputs of a round where inputs take different ways; else one does."""
 LEAST_ALIKE = 0.75
 """Of the inputs, how many must take the same way through a program's gates."""
+LENGTHS = (16, 32, 64, 128, 256)
+"""Tokens."""
 Files = Mapping[str, Path]
 """An engine's file for each segment."""
 
 
 class Subject:
-    """A bundle's folder and manifest, with a work folder; engines run in processes of their own.
+    """A program with its own engine's files, and a work folder; engines run in processes of their own.
 
-    Answers are compared on up to `samples` inputs of `data`, or of what stands in for it; `seconds` limits
-    each process.
+    `reads` is what it takes inputs for, `shape` the sizes of its named dimensions. Answers are compared on
+    up to `samples` inputs of `data`, or of what stands in for it; `seconds` limits each process.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, work: Path, data: Any, *, samples: int, threads: int,
-        seconds: float, progress: Callable[[str], None],
+        self, reads: Model | Bundled, program: Program, files: Files, shape: Mapping[str, int], work: Path,
+        data: Any = None, *, metric: str = "fidelity", samples: int, threads: int, seconds: float,
+        progress: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.manifest, self.work, self.threads, self.seconds = manifest, work, threads, seconds
+        self.reads, self.program, self.own = reads, program, files
+        self.work, self.threads, self.seconds = work, threads, seconds
         self.progress = progress
-        self.own: Files = files_of(manifest.program, NAME, folder)
-        self.graphs = {segment: onnx_file.read(path) for segment, path in self.own.items()}
+        self.shape = dict(shape)
+        self.graphs = {segment: onnx_file.read(path) for segment, path in files.items()}
         self.precision: Precision = "fp32"
-        """Of the bundle's own graphs, the coarsest."""
+        """Of its own graphs, the coarsest."""
         for graph in self.graphs.values():
             self.precision = coarser(self.precision, precision_of(graph))
-        reader = Bundled.of(folder, manifest)
-        self._feed = Feed(
-            reader, data, manifest.shape, calibration_samples=samples, evaluation_samples=samples
-        )
+        self._metric = metric
+        self._feed = Feed(reads, data, shape, calibration_samples=samples, evaluation_samples=samples)
         self._labelled = data is not None and self._feed.labelled
         self._batches = self._feed.first(samples)
         self._inputs = work / "inputs.npz"
         batches.save(self._batches, self._inputs)
-        progress("running the bundle itself")
+        progress("running it in its own engine")
         self._reference = self._answers(NAME, self.own)
 
-    def calibration(self) -> dict[str, Path]:
+    @classmethod
+    def of_bundle(cls, folder: Path, manifest: Manifest, work: Path, data: Any, **settings: Any) -> Subject:
+        """That of a bundle's folder; `settings` as in the class."""
+        reads, program = Bundled.of(folder, manifest), manifest.program
+        metric = manifest.after.quality.metric
+        files = files_of(program, NAME, folder)
+        return cls(reads, program, files, manifest.shape, work, data, metric=metric, **settings)
+
+    @classmethod
+    def of_model(
+        cls, model: Model, dims: Mapping[str, int] | None, work: Path, data: Any, **settings: Any
+    ) -> Subject:
+        """That of a model's graph; `settings` as in the class."""
+        path = work / "model.onnx"
+        onnx_file.write(plain(model.graph), path, mapped=True)
+        program = Program(segments=(Segment(name="model", models={NAME: path.name}),))
+        return cls(model, program, {"model": path}, sizes(model, dims), work, data, **settings)
+
+    def converted(
+        self, target: Engine, precision: Precision, sizes: Mapping[str, Sequence[int]] | None = None
+    ) -> Files:
+        """An engine's files of all segments; `sizes` as in `proposed`, in place of these. Raises `InputError`
+        with the reason where it cannot make them."""
+        if lacking := [name for name in target.lacking if name != target.package]:
+            raise InputError(f"Converting needs {', '.join(lacking)}.", f"Install it with: {target.install}.")
+        if precision not in target.precisions:
+            raise InputError(f"{target.title} has no {precision}.", "Try another precision.")
+        files = {}
+        for segment, source in self._sources.items():
+            self.progress(f"{target.title}: converting {segment}")
+            files[segment] = self.work / f"{segment}_{precision}{target.suffix}"
+            every = {**proposed(self.reads, self.shape), **(sizes or {})}
+            sized = replace(source, sizes=every)
+            apart.convert(target.name, sized, files[segment], precision, self.scratch, self.seconds)
+        return files
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        """The segments as engines get them."""
+        found, ranges = {}, self._calibration()
+        for segment, graph in self.graphs.items():
+            plain = self.work / f"{segment}.plain.onnx"
+            onnx_file.write(Dequantize().apply(graph, Context()).graph, plain)
+            found[segment] = Source(self.own[segment], plain, calibration=ranges.get(segment))
+        return found
+
+    def _calibration(self) -> dict[str, Path]:
         """Files of what each segment takes, by its name, as inputs that judge nothing go through the
         bundle."""
         told: dict[str, list[batches.Batch]] = {segment: [] for segment in self.own}
@@ -69,7 +123,7 @@ class Subject:
             runner = engine(NAME).load(self.own[segment.name], threads=self.threads)
             return _Listening(runner, told[segment.name])
 
-        program = ProgramRunner(self.manifest.program, self.manifest.outputs, load)
+        program = ProgramRunner(self.program, self.reads.outputs, load)
         for batch in self._feed.calibration():
             program.run(batch)
         files = {
@@ -107,7 +161,7 @@ class Subject:
             cosine=round(proof.cosine, 6),
             quality=self._quality(answers.outputs) if self._labelled else None,
             samples=len(self._batches),
-            same_way=round(len(alike) / len(self._batches), 4) if self.manifest.program.gates else None,
+            same_way=round(len(alike) / len(self._batches), 4) if self.program.gates else None,
             size_bytes=sum(each.stat().st_size for file in files.values() for each in target.files(file)),
             load_ms=answers.took.load_ms,
             peak_memory_mb=answers.took.peak_mb,
@@ -119,7 +173,7 @@ class Subject:
         """Engines and the bundle's own run in turn, those with their files by engine; as they are where the
         engines do not bear each other in one process."""
         self.progress("measuring all in turn")
-        own = self._batches[:TIMED] if self.manifest.program.gates else [self._feed.shaped()]
+        own = self._batches[:TIMED] if self.program.gates else [self._feed.shaped()]
         inputs = self.work / "timed.npz"
         batches.save(own, inputs)
         programs = {
@@ -157,17 +211,17 @@ class Subject:
     def _program(self, runtime: str, files: Files) -> Path:
         """A file of the program with an engine's files in it."""
         program = with_files(
-            self.manifest.program, runtime, {segment: str(file.resolve()) for segment, file in files.items()}
+            self.program, runtime, {segment: str(file.resolve()) for segment, file in files.items()}
         )
         path = self.work / f"{runtime}.json"
-        content = ProgramFile(program=program, outputs=self.manifest.outputs)
+        content = ProgramFile(program=program, outputs=self.reads.outputs)
         path.write_text(content.model_dump_json(), encoding="utf-8")
         return path
 
     def _quality(self, answers: Sequence[Mapping[str, np.ndarray]]) -> Quality:
         outputs, labels = self._feed.outputs(_Told(answers))
         reference, _ = self._feed.outputs(_Told(self._reference.outputs))
-        metric = resolve(self.manifest.after.quality.metric)
+        metric = resolve(self._metric)
         return self._feed.judged(metric, outputs, reference, labels)
 
 
@@ -192,6 +246,19 @@ class _Told:
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(next(self._answers))
+
+
+def proposed(reads: Model | Bundled, shape: Mapping[str, int]) -> dict[str, list[int]]:
+    """Sizes for engines that want them fixed: lengths of texts, doubling up to the longest that the model
+    takes; of all else those of `shape`, that it is measured with."""
+    longest = getattr(reads.processor, "max_length", None)
+    found = {name: [size] for name, size in shape.items()}
+    for spec in reads.inputs:
+        for name in spec.shape[1:]:
+            if isinstance(name, str) and spec.dtype.startswith("int") and name in found:
+                most = int(longest or found[name][0])
+                found[name] = [*(size for size in LENGTHS if size < most), most]
+    return found
 
 
 def with_files(program: Program, runtime: str, names: Mapping[str, str]) -> Program:
