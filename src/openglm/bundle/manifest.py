@@ -19,6 +19,10 @@ Precision = Literal["fp32", "fp16", "int8", "int4"]
 """What weights are held in; with integers an engine that can quantizes activations too."""
 
 
+ALIKE = 1.05
+"""How much longer fewer threads may take: more of them cost a phone's battery and its other apps."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -194,6 +198,13 @@ class Figures(_Part):
     quality: Quality
 
 
+class ThreadCount(_Part):
+    """What the result takes with so many threads."""
+
+    threads: int = Field(ge=1)
+    timing: Timing
+
+
 class Recalibration(_Part):
     """Thresholds that were set again on other data, after the rest of the manifest was measured."""
 
@@ -301,6 +312,9 @@ class Manifest(_Part):
     """Sizes of the named dimensions that were measured and predicted with."""
     host: Host
     versions: dict[str, str]
+    threads: tuple[ThreadCount, ...] = ()
+    """The result with one thread, two, and so on up to the device's cores, as far as the host has them,
+    measured in turn."""
     probes: str | None = None
     """The .npz with inputs and the outputs they gave when the bundle was made."""
     recalibrated: tuple[Recalibration, ...] = ()
@@ -309,3 +323,11 @@ class Manifest(_Part):
     """The engines that were added to it."""
     files: dict[str, File]
     """Every file of the bundle but this one, by its path in the folder."""
+
+    @property
+    def best_threads(self) -> int | None:
+        """The fewest threads that are about as fast as any number that was measured; none if none was."""
+        if not self.threads:
+            return None
+        best = min(item.timing.median_ms for item in self.threads)
+        return min(item.threads for item in self.threads if item.timing.median_ms <= ALIKE * best)

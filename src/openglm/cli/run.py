@@ -33,7 +33,12 @@ def run(
     runtime: str = typer.Option(
         "onnxruntime", help="The engine; another one that the bundle was exported for, or auto: the fastest."
     ),
-    threads: int | None = typer.Option(None, min=1, help="Threads; all of the machine's if not given."),
+    threads: int | None = typer.Option(
+        None, min=1, help="Threads; those that were measured fastest if not given."
+    ),
+    memory_mb: float | None = typer.Option(
+        None, help="Megabytes of memory that loading and running may take; beyond that it stops."
+    ),
     json: bool = typer.Option(False, "--json", help="Print all outputs as JSON."),
 ) -> None:
     """Run a bundle. Nothing leaves the machine, and neither torch nor the network is needed.
@@ -53,7 +58,7 @@ def run(
             "Nothing, or more than one kind of thing, was given to run on.",
             "Give --text, --image or --arrays.",
         )
-    with load(bundle, threads=threads, runtime=runtime) as session:
+    with load(bundle, threads=threads, runtime=runtime, memory_mb=memory_mb) as session:
         given: dict[str, Any] = {"text_pair": pair or None}
         if arrays is not None:
             given["arrays"] = _read(arrays)

@@ -14,6 +14,8 @@ import numpy as np
 
 from openglm.bundle.manifest import Manifest
 from openglm.bundle.store import opened
+from openglm.device.host import usable_cores
+from openglm.dynamic.memory_limit import MemoryLimit
 from openglm.dynamic.program import ProgramRunner, Trace, files_of, open_program
 from openglm.errors import InputError, VerificationError
 from openglm.model.processors.processor import Processor, from_settings
@@ -27,19 +29,30 @@ TOLERANCE = 0.01
 processor's rounding explains."""
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None, runtime: str = NAME) -> Session:
+def load(
+    path: str | PathLike[str],
+    *,
+    threads: int | None = None,
+    runtime: str = NAME,
+    memory_mb: float | None = None,
+) -> Session:
     """Load a bundle, a folder or a zip of it, with every file's hash checked.
 
-    `threads` as in the engine, all of the machine's where None. `runtime` is the engine, one that the
-    bundle has a model for; "auto" takes the fastest, as measured when it was exported, that is installed
-    here. Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError`
-    where that is not installed, `VerificationError` where the bundle is not whole.
+    `threads` are those that were fastest when the bundle was made, if not given. `runtime` is the engine, one
+    that the bundle has a model for; "auto" takes the fastest, as measured when it was exported, that is
+    installed here. `memory_mb` is how many megabytes (10^6 bytes) of resident memory loading and running may
+    add to the process; `InputError` is raised as soon as it was more.
+
+    Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError` where that
+    is not installed, `VerificationError` where the bundle is not whole.
     """
     check_threads(threads)
+    limit = None if memory_mb is None else MemoryLimit(memory_mb)
     stack = ExitStack()
     try:
         folder, manifest = stack.enter_context(opened(Path(path)))
-        return Session(folder, manifest, threads, stack, fastest(manifest) if runtime == AUTO else runtime)
+        runtime = fastest(manifest) if runtime == AUTO else runtime
+        return Session(folder, manifest, threads or _best_threads(manifest), stack, runtime, limit)
     except BaseException:
         stack.close()
         raise
@@ -52,6 +65,11 @@ def fastest(manifest: Manifest) -> str:
     return NAME if best is None or (best.speedup or 0.0) <= 1 else best.engine
 
 
+def _best_threads(manifest: Manifest) -> int | None:
+    best = manifest.best_threads
+    return best if best is not None and best <= usable_cores() else None
+
+
 class Session:
     """A loaded bundle. `run` is all that an app needs; close it, or use it as a context manager."""
 
@@ -62,8 +80,10 @@ class Session:
         threads: int | None,
         resources: ExitStack,
         runtime: str = NAME,
+        limit: MemoryLimit | None = None,
     ) -> None:
         self.manifest = manifest
+        self._limit = limit
         self.runtime = runtime
         self._folder = folder
         self._resources = resources
@@ -74,6 +94,7 @@ class Session:
             )
         except InputError as error:
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
+        self._within_limit()
         self._processor: Processor | None = None
 
     @property
@@ -103,7 +124,9 @@ class Session:
         that do not fit.
         """
         runner, inputs = self._prepared(arrays, text, text_pair, image)
-        return runner.run(inputs)
+        found = runner.run(inputs)
+        self._within_limit()
+        return found
 
     def trace(
         self,
@@ -115,7 +138,13 @@ class Session:
     ) -> tuple[dict[str, np.ndarray], Trace]:
         """As `run`, with how far each input went through the program and what it cost."""
         runner, inputs = self._prepared(arrays, text, text_pair, image)
-        return runner.traced(inputs)
+        found = runner.traced(inputs)
+        self._within_limit()
+        return found
+
+    def _within_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.check()
 
     def _prepared(
         self, arrays: Mapping[str, np.ndarray] | None, text: Any, text_pair: Any, image: Any

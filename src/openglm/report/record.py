@@ -94,8 +94,17 @@ def _facts(manifest: Manifest) -> list[tuple[str, Content]]:
         ),
         ("Budget", ", ".join([*limits, drop])),
         ("Host", f"{host.processor}, {units.count(host.cores, 'core')}, {host.system}, {host.engine}"),
+        *([("Threads", _threads(manifest))] if manifest.threads else []),
         ("Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
     ]
+
+
+def _threads(manifest: Manifest) -> str:
+    told = [
+        f"{units.count(item.threads, 'thread')} {units.ms(item.timing.median_ms)}"
+        for item in manifest.threads
+    ]
+    return f"{', '.join(told)}; an app is best served by {manifest.best_threads}"
 
 
 def _lines(specs: tuple[Any, ...]) -> list[Content]:

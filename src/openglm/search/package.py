@@ -24,6 +24,7 @@ from openglm.passes.recipe import toml
 from openglm.report.page import REPORT, render
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME
+from openglm.search import threads
 from openglm.search.bench import Bench
 from openglm.search.feed import Batch, Feed
 from openglm.search.trial import Trial, inputs_of
@@ -58,6 +59,10 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
     found = probes(runner, _probe_inputs(feed))
     np.savez_compressed(folder / PROBES_FILE, **found)  # type: ignore[arg-type]
     before, after, speedup = _figures(bench, trial, runner, feed)
+    cores = bench.setup.device.cpu.cores
+    thread_counts = threads.measured(
+        program, bench.outputs, folder, inputs_of(trial.recipe, bench, feed)[1], cores
+    )
     verdict_after = trial.verdict or bench.verdict
     manifest = Manifest(
         openglm=version("openglm"),
@@ -96,6 +101,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         host=measure.host(f"{NAME} {version('onnxruntime')}", bench.setup.threads),
         versions={name: version(name) for name in ("openglm", "onnxruntime", "onnx", "onnx_ir", "numpy")}
         | {"python": platform.python_version()},
+        threads=thread_counts,
         probes=PROBES_FILE,
         files={},
     )
