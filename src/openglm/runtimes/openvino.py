@@ -44,8 +44,8 @@ class OpenVINO(Engine):
         except Exception as error:  # not all of its kinds are RuntimeErrors
             problem = f"OpenVINO cannot convert it: {_reason(error)}."
             raise InputError(problem, "Try another engine.") from error
-        for port, spec in zip(model.outputs, source.outputs, strict=True):
-            port.get_tensor().set_names({spec.name})
+        for result, spec in zip(model.get_results(), source.outputs, strict=True):
+            result.set_friendly_name(spec.name)
         openvino.save_model(model, target, compress_to_fp16=precision == "fp16")
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
@@ -71,13 +71,16 @@ class Runner:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            compiled = openvino.Core().compile_model(path, "CPU", settings)
+            core = openvino.Core()
+            model = core.read_model(path)
+            # Compiled, an output may have more names than its own.
+            self.outputs = [result.friendly_name for result in model.get_results()]
+            compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise InputError(
                 f"OpenVINO cannot load {path.name}: {_reason(error)}.", "Export the bundle again."
             ) from error
         self.inputs = [port.any_name for port in compiled.inputs]
-        self.outputs = [port.any_name for port in compiled.outputs]
         self._request = compiled.create_infer_request()
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
