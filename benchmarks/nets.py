@@ -105,3 +105,86 @@ class MobileNetV2(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(pixel_values).mean((2, 3)))
+
+
+class DepthwiseSeparable(nn.Module):
+    """A 3 x 3 filter for each channel, then a 1 x 1 convolution across them (Howard et al. 2017)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, inputs, 3, 1, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(),
+            nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+class Enhancer(nn.Module):
+    """A picture at twice its size: depthwise separable convolutions, then pixels out of channels (Shi et al.
+    2016), added to the picture enlarged."""
+
+    def __init__(self, width: int = 32, blocks: int = 6) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, width, 3, 1, 1)
+        self.body = nn.Sequential(*(DepthwiseSeparable(width, width) for _ in range(blocks)))
+        self.tail = nn.Sequential(nn.Conv2d(width, 12, 3, 1, 1), nn.PixelShuffle(2))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        large = nn.functional.interpolate(
+            pixel_values, scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        features = self.head(pixel_values)
+        return large + self.tail(features + self.body(features))
+
+
+class KeywordNet(nn.Module):
+    """DS-CNN for keyword spotting (Zhang et al. 2017, table 9, small): 49 frames of 10 coefficients, twelve
+    words."""
+
+    def __init__(self, width: int = 64, blocks: int = 4, classes: int = 12) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, width, (10, 4), 2, (5, 1), bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            *(DepthwiseSeparable(width, width) for _ in range(blocks)),
+        )  # fmt: skip
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(features).mean((2, 3)))
+
+
+class DecoderBlock(nn.Module):
+    """Attention to what came before, then a feed-forward layer, each behind its normalisation."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, length, width = x.shape
+        parts = self.qkv(self.before(x)).reshape(rows, length, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        told = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(told.transpose(1, 2).reshape(rows, length, width))
+        return x + self.down(nn.functional.gelu(self.up(self.after(x))))
+
+
+class Decoder(nn.Module):
+    """A small decoder in the manner of GPT-2 (Radford et al. 2019), without a cache."""
+
+    def __init__(self, vocabulary: int = 1000, width: int = 128, blocks: int = 4, longest: int = 64) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(longest, width)
+        self.blocks = nn.ModuleList(DecoderBlock(width, 4) for _ in range(blocks))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
