@@ -67,6 +67,11 @@ class Source:
         """The operators of `graph`, by their types."""
         return frozenset(node.op_type for node in self._read.graph.all_nodes())
 
+    @property
+    def static(self) -> bool:
+        """Whether `graph` has convolutions in integers: activations with ranges of their own."""
+        return self.operators >= {"Conv", "QuantizeLinear", "DequantizeLinear"}
+
     @cached_property
     def _read(self) -> ir.Model:
         from openglm.model.sources import onnx_file  # what runs a bundle reads no graph

@@ -17,14 +17,15 @@ from openglm.runtimes.engine import Engine, Source, reason
 class LiteRT(Engine):
     """A .tflite file with a signature for each size, which share their weights, and the sizes beside it.
 
-    With integer weights activations are quantized as they come: what TensorFlow calls dynamic range.
+    Convolutions of a statically quantized graph compute in its own integers. Else, with integer weights,
+    activations are quantized as they come: what TensorFlow calls dynamic range.
     """
 
     name: ClassVar[str] = "litert"
     title: ClassVar[str] = "LiteRT"
     package: ClassVar[str] = "ai-edge-litert"
     converters: ClassVar[tuple[str, ...]] = ("litert-torch", "ai-edge-quantizer")
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8", "int4")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int4")
     suffix: ClassVar[str] = ".tflite"
 
     def processors(self) -> tuple[str, ...]:
@@ -34,19 +35,29 @@ class LiteRT(Engine):
 
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
         import litert_torch
+        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+        from litert_torch.quantize.quant_config import QuantConfig
 
         from openglm.model.modules.graph_module import of_graph
         from openglm.model.sources import onnx_file
+        from openglm.runtimes.integers import of_static
 
         buckets = Buckets.of(source.inputs, source.outputs, source.sizes)
-        module = of_graph(onnx_file.read(source.plain), named=True)
+        settings = {}
+        if precision == "int8" and source.static:
+            module = of_static(onnx_file.read(source.graph), named=True)
+            # It quantizes nothing here: it tells the converter that the module is quantized.
+            quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config())
+            settings["quant_config"] = QuantConfig(pt2e_quantizer=quantizer)
+        else:
+            module = of_graph(onnx_file.read(source.plain), named=True)
         converter = litert_torch.Converter()
         for place in range(len(buckets.sizes)):
             converter.add_signature(graph_name(place), module, sample_kwargs=buckets.example(place))
         try:
-            converter.convert().export(str(target))
-            if precision in ("int8", "int4"):
-                _quantize(target, precision)
+            converter.convert(**settings).export(str(target))
+            if precision != "fp32":
+                _quantize(target, precision, static="quant_config" in settings)
         except Exception as error:  # its kinds share no base
             problem = f"LiteRT cannot convert it: {reason(error)}."
             raise InputError(problem, "Try another engine.") from error
@@ -79,10 +90,18 @@ class Runner(BucketRunner):
         return found
 
 
-def _quantize(target: Path, precision: Precision) -> None:
-    from ai_edge_quantizer import quantizer, recipe
+def _quantize(target: Path, precision: Precision, *, static: bool) -> None:
+    """Have smaller weights in a file; of one that is static, in what is no convolution."""
+    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
     made = quantizer.Quantizer(str(target))
-    recipes = {"int8": recipe.dynamic_wi8_afp32, "int4": recipe.dynamic_wi4_afp32}
-    made.load_quantization_recipe(recipes[precision]())
+    kinds = qtyping.TFLOperationName
+    if precision == "fp16":
+        made.add_weight_only_config(
+            ".*", kinds.ALL_SUPPORTED, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING
+        )
+    for kind in (kinds.FULLY_CONNECTED, kinds.EMBEDDING_LOOKUP) if static else (kinds.ALL_SUPPORTED,):
+        if precision != "fp16":
+            made.add_dynamic_config(".*", kind, num_bits=8 if precision == "int8" else 4)
     made.quantize().export_model(str(target), overwrite=True)

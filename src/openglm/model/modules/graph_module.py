@@ -7,7 +7,7 @@ computed by `operators`. The module's code reads as a `forward` written by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,22 @@ OPSET = 13
 """The first operator set that `operators` knows."""
 
 
-def of_graph(model: ir.Model, *, named: bool = False) -> fx.GraphModule:
+def of_graph(
+    model: ir.Model, *, named: bool = False, functions: Mapping[str, Callable[..., Any]] | None = None
+) -> fx.GraphModule:
     """The graph as a module in evaluation mode; `forward` takes the graph's inputs under their names and
-    gives its outputs, a tensor or a tuple of them, or `named`, a dict.
+    gives its outputs, a tensor or a tuple of them, or `named`, a dict. `functions` compute operators that
+    are not known otherwise, by their types.
 
     The weights of layers are parameters. Other constants are buffers, which no training changes. Raises
     `InputError` for an operator, or a form of one, that is not known.
     """
-    return _Builder(model).built(named)
+    return _Builder(model, functions or {}).built(named)
 
 
 class _Builder:
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, functions: Mapping[str, Callable[..., Any]]) -> None:
+        self.functions = {**operators.OPERATORS, **functions}
         if model.opset_imports.get("", OPSET) < OPSET:
             model = _converted(model)
         self.source = model.graph
@@ -111,7 +115,7 @@ class _Builder:
 
     def _call(self, node: ir.Node) -> None:
         """Have a function in place of a node."""
-        function = operators.OPERATORS.get(node.op_type)
+        function = self.functions.get(node.op_type)
         if function is None:
             raise _unknown(node.op_type)
         settings = _settings(node)
