@@ -13,19 +13,22 @@ from openglm.errors import InputError
 from openglm.runtimes.buckets import Batch, BucketRunner, Buckets, beside, graph_name
 from openglm.runtimes.engine import Engine, Source, reason
 
+_GROUP = 32
+"""Inputs that share a scale, of weights of 4 bits."""
+
 
 class ExecuTorch(Engine):
     """A .pte file with a method for each size, which share their weights, and the sizes beside it.
 
-    With int8 weights linear layers quantize activations as they come; convolutions stay float, for which
-    XNNPACK has no such kernel.
+    Convolutions of a statically quantized graph compute in its own integers; others stay float. With
+    integer weights linear layers quantize activations as they come.
     """
 
     name: ClassVar[str] = "executorch"
     title: ClassVar[str] = "ExecuTorch"
     package: ClassVar[str] = "executorch"
     converters: ClassVar[tuple[str, ...]] = ("torch", "torchao")
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8", "int4")
     suffix: ClassVar[str] = ".pte"
 
     def processors(self) -> tuple[str, ...]:
@@ -40,15 +43,20 @@ class ExecuTorch(Engine):
 
         from openglm.model.modules.graph_module import of_graph
         from openglm.model.sources import onnx_file
+        from openglm.runtimes.integers import of_static
 
         buckets = Buckets.of(source.inputs, source.outputs, source.sizes)
-        module: Any = of_graph(onnx_file.read(source.plain))
+        static = precision == "int8" and source.static
+        graph = onnx_file.read(source.graph if static else source.plain)
+        module: Any = of_static(graph, folded=True) if static else of_graph(graph)
         methods = {}
         try:
+            if static or precision == "int4":
+                _quantize(module, precision)
             for place in range(len(buckets.sizes)):
                 example = tuple(buckets.example(place).values())
                 exported = torch.export.export(module, example)
-                if precision == "int8":
+                if precision == "int8" and not static:
                     exported = torch.export.export(_quantized(exported.module(), example), example)
                 methods[graph_name(place)] = exported
             lowered = to_edge_transform_and_lower(methods, partitioner=[XnnpackPartitioner()])
@@ -90,8 +98,26 @@ class Runner(BucketRunner):
         }
 
 
+def _quantize(module: Any, precision: Precision) -> None:
+    """Have integers in linear layers that are float, activations quantized at each call; those of 4 bits have
+    a scale for each 32 inputs."""
+    import torch
+    from torch.nn.utils import parametrize
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    def fits(layer: torch.nn.Module, _: str) -> bool:
+        linear = isinstance(layer, torch.nn.Linear) and not parametrize.is_parametrized(layer)
+        return linear and (precision == "int8" or layer.in_features % _GROUP == 0)
+
+    dtype, parts = (torch.int8, PerAxis(0)) if precision == "int8" else (torch.int4, PerGroup(_GROUP))
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=parts)
+    quantize_(module, config, filter_fn=fits)
+
+
 def _quantized(module: Any, example: tuple[Any, ...]) -> Any:
-    """The module with int8 weights in its linear layers, activations quantized at each call."""
+    """The module with int8 weights in its linear layers, activations quantized at each call: as `_quantize`,
+    in a third of the time, but not of modules that are quantized in part."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,

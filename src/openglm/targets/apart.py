@@ -7,6 +7,7 @@ found beside it.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -101,9 +102,7 @@ def _run(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str, Any]
     found.unlink(missing_ok=True)
     command = [sys.executable, "-m", "openglm.targets.apart", str(path)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
-        )
+        done = _done(command, seconds)
     except subprocess.TimeoutExpired as error:
         raise InputError(
             f"It was not done after {seconds:.0f} seconds.", "Give more time with --time."
@@ -114,6 +113,20 @@ def _run(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str, Any]
     if "problem" in content:
         raise InputError(content["problem"], content["advice"])
     return content
+
+
+def _done(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run a command, which ends with all that it has started where it takes longer."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=seconds)
+        except BaseException:  # an interrupt from the keyboard does not reach it either
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 def _ended(done: subprocess.CompletedProcess[str]) -> str:
