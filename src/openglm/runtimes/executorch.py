@@ -106,11 +106,15 @@ def _quantize(module: Any, precision: Precision) -> None:
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
 
-    def fits(layer: torch.nn.Module, _: str) -> bool:
-        linear = isinstance(layer, torch.nn.Linear) and not parametrize.is_parametrized(layer)
-        return linear and (precision == "int8" or layer.in_features % _GROUP == 0)
+    eight = precision == "int8"
 
-    dtype, parts = (torch.int8, PerAxis(0)) if precision == "int8" else (torch.int4, PerGroup(_GROUP))
+    def fits(layer: torch.nn.Module, _: str) -> bool:
+        if not isinstance(layer, torch.nn.Linear) or parametrize.is_parametrized(layer):
+            return False
+        return eight or layer.in_features % _GROUP == 0
+
+    dtype = getattr(torch, precision)
+    parts = PerAxis(0) if eight else PerGroup(_GROUP)
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=parts)
     quantize_(module, config, filter_fn=fits)
 

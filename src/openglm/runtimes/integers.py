@@ -108,7 +108,7 @@ def _held(value: ir.Value | None) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def _round(layer: nn.Module, scales: torch.Tensor, folded: bool) -> None:
+def _round(layer: nn.Linear | nn.Conv1d | nn.Conv2d, scales: torch.Tensor, folded: bool) -> None:
     layer.requires_grad_(False)
     rounded = _Rounded(scales, folded)
     if folded:

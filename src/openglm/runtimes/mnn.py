@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ _CONVERT = "import sys, MNN, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[
 
 
 class MNN(Engine):
-    """MNN's own files. With integer weights activations are quantized as they come."""
+    """MNN's own files. Integer weights are widened when a file is loaded; products are in floats."""
 
     name: ClassVar[str] = "mnn"
     title: ClassVar[str] = "MNN"
@@ -62,8 +63,7 @@ class Runner:
             "backend": "CPU",
             "numThread": threads or usable_cores(),
             "precision": "high",
-            # Else integers are widened when the file is loaded, and products are in floats.
-            "memory": "low",
+            # No "memory": 2, with which products are in integers: on x86 these take longer than in floats.
         }
         self._manager = nn.create_runtime_manager((settings,))
         try:
@@ -94,4 +94,6 @@ def _reason(said: str) -> str:
     """The line of the converter's account that tells what it does not know."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if "rror" in line or "not support" in line.lower()]
-    return (telling or lines or ["it gives no reason"])[-1].removesuffix(".")[:300]
+    told = (telling or lines or ["it gives no reason"])[-1]
+    # Before it stand the time and a line of the engine's source.
+    return re.sub(r"^\[[\d:]+\] \S*:\d+: ", "", told).removesuffix(".")[:300]

@@ -107,4 +107,4 @@ def _with_small_weights(model: Any, precision: Precision) -> Any:
 def _reason(error: Exception) -> str:
     """The last line that says something: before it stand places in the engine's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).removesuffix(".")[:300]
+    return (lines[-1] if lines else type(error).__name__).removeprefix("-- ").removesuffix(".")[:300]
