@@ -14,17 +14,20 @@ import pytest
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError, MissingExtraError
 from openglm.model.sources import onnx_file
+from openglm.runtimes import batches
 from openglm.runtimes import engine as room
 from openglm.runtimes.engine import Source, engine, engines
 from openglm.runtimes.onnxruntime import Runner
 
 SIZES = {"batch": [1]}
-NAMES = ("executorch", "litert", "mnn", "onnxruntime", "openvino")
+NAMES = ("executorch", "litert", "mnn", "ncnn", "onnxruntime", "openvino")
 
 
 @pytest.fixture
-def source(conv_file: Path) -> Source:
-    return Source(conv_file, conv_file, SIZES)
+def source(conv_file: Path, tmp_path: Path) -> Source:
+    calibration = tmp_path / "calibration.npz"
+    batches.save([feeds(conv_file)], calibration)
+    return Source(conv_file, conv_file, SIZES, calibration)
 
 
 def feeds(path: Path) -> dict[str, np.ndarray]:
@@ -66,7 +69,7 @@ def test_answers_are_those_of_onnx_runtime(
         assert np.abs(answers[key] - array).max() < far * np.abs(array).max()
 
 
-@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "openvino"])
+@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "ncnn", "openvino"])
 def test_any_size_that_the_graph_leaves_open(
     name: str, build_free: Callable[[Path], Source], tmp_path: Path
 ) -> None:
@@ -106,7 +109,7 @@ def test_a_file_that_is_none_is_told_of(name: str, tmp_path: Path) -> None:
         found.load(broken)
 
 
-@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "openvino"])
+@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "ncnn", "openvino"])
 def test_an_operator_it_does_not_know_is_named(name: str, tmp_path: Path) -> None:
     x = ir.val("x", ir.DataType.FLOAT, [2])
     node = ir.node("NoSuchOperator", [x], domain="own")
