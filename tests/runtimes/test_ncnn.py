@@ -61,6 +61,8 @@ def test_texts_of_any_length_in_one_graph(encoder: Source, tmp_path: Path, preci
     inputs = [text(encoder.graph, rows, length) for rows in (1, 3) for length in LENGTHS]
     proof = prove([loaded.run(given) for given in inputs], [reference.run(given) for given in inputs])
     assert proof.within(precision), proof
+    with pytest.raises(InputError, match="sequence 64"):
+        loaded.run(text(encoder.graph, 1, 65))
     shares = {"fp32": 1.1, "fp16": 0.6, "int8": 0.45}
     assert size(target) < shares[precision] * encoder.graph.stat().st_size
 

@@ -54,6 +54,8 @@ class Form(BaseModel):
     outputs: tuple[TensorSpec, ...]
     takes: tuple[Take, ...]
     """NCNN's in0, in1, ..."""
+    longest: dict[str, int] = {}
+    """Of open dimensions of whole numbers: beyond a table's end NCNN reads on."""
     bytes: tuple[int, int] = (0, 0)
     """The sizes of the two files: NCNN itself may crash on a cut one."""
 
@@ -144,12 +146,15 @@ class Runner:
         return [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(count)]
 
     def _run(self, arrays: Batch) -> dict[str, np.ndarray]:
-        extractor = self.fed(arrays)
         sizes = {
             size: arrays[spec.name].shape[axis]
             for spec in self._form.inputs
             for axis, size in enumerate(spec.shape)
         }
+        for name, most in self._form.longest.items():
+            if sizes[name] > most:
+                raise InputError(f"The input is longer than the model takes: {name} {most}.", "Cut it.")
+        extractor = self.fed(arrays)
         found = {}
         for place, spec in enumerate(self._form.outputs):
             failed, value = extractor.extract(f"out{place}")
@@ -249,7 +254,10 @@ def _by(way: Callable[[Source, Path], _Way], source: Source, folder: Path, preci
     made_of = [
         Take(name=name, kind=kind, rows=rows.get(str(place))) for place, (name, kind) in enumerate(takes)
     ]
-    _keep(made, Form(inputs=source.inputs, outputs=source.outputs, takes=tuple(made_of)))
+    texts = {size for spec in source.inputs for size in spec.shape[1:] if spec.dtype.startswith("int")}
+    longest = {name: max(sizes) for name, sizes in source.sizes.items() if name in texts}
+    form = Form(inputs=source.inputs, outputs=source.outputs, takes=tuple(made_of), longest=longest)
+    _keep(made, form)
     return made
 
 
@@ -265,7 +273,7 @@ def _shapes(source: Source) -> Iterator[dict[str, tuple[int, ...]]]:
     rows = first if len(first) == 1 else set()
     names = {size for spec in source.inputs for size in spec.shape if isinstance(size, str)} - rows
     one = {name: min(source.sizes.get(name) or (SIZE,)) for name in names}
-    for sizes in (one, {name: size * 2 for name, size in one.items()})[: 2 if names else 1]:
+    for sizes in (one, {name: size // 2 or 2 for name, size in one.items()})[: 2 if names else 1]:
         yield {
             spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)
             for spec in source.inputs
