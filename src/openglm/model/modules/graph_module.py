@@ -18,12 +18,11 @@ from torch import fx, nn
 from openglm.errors import InputError
 from openglm.model.analysis.naming import module_of
 from openglm.model.modules import operators, shapes
+from openglm.model.modules.opset import modern
 
 SIZES = 16
 """So many whole numbers in a row, at most, are taken as sizes, axes and the like: Python's own, as
 `shapes` wants them."""
-OPSET = 13
-"""The first operator set that `operators` knows."""
 
 
 def of_graph(model: ir.Model, *, named: bool = False) -> fx.GraphModule:
@@ -38,9 +37,7 @@ def of_graph(model: ir.Model, *, named: bool = False) -> fx.GraphModule:
 
 class _Builder:
     def __init__(self, model: ir.Model) -> None:
-        if model.opset_imports.get("", OPSET) < OPSET:
-            model = _converted(model)
-        self.source = model.graph
+        self.source = modern(model).graph
         self.graph = fx.Graph()
         self.held: dict[str, Any] = {}
         """Layers and buffers by the path they get."""
@@ -139,20 +136,6 @@ class _Builder:
             number += 1
             tried = f"{path}_{number}"
         return tried
-
-
-def _converted(model: ir.Model) -> ir.Model:
-    """The model in the newer operator set."""
-    from onnx import version_converter
-
-    try:
-        proto = version_converter.convert_version(ir.to_proto(model), OPSET)
-    except Exception as error:  # the converter's own kinds share no base
-        raise InputError(
-            f"The model's operator set is older than {OPSET}, and it cannot be converted.",
-            "Export it again, or give it as a PyTorch module.",
-        ) from error
-    return ir.serde.deserialize_model(proto)
 
 
 def _unknown(what: str) -> InputError:
