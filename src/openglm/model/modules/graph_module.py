@@ -7,7 +7,7 @@ computed by `operators`. The module's code reads as a `forward` written by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,8 @@ class _Builder:
         for name, value in settings.items():
             if isinstance(value, torch.Tensor):
                 settings[name] = self._buffer(name, value)
+        if node.op_type == "Resize":  # sizes are made of its scales
+            self._spell_out(node.inputs[1:])
         if node.op_type == "Split":
             settings["outputs"] = len(node.outputs)
         given = [None if value is None else self.argument(value) for value in node.inputs]
@@ -128,6 +130,12 @@ class _Builder:
             return
         for place, value in enumerate(node.outputs):
             self.nodes[str(value.name)] = self.graph.call_function(shapes.item, (made, place))
+
+    def _spell_out(self, values: Sequence[ir.Value | None]) -> None:
+        """Have constants as Python's numbers."""
+        for name in (str(value.name) for value in values if value is not None):
+            if isinstance(held := self.constants.get(name), np.ndarray):
+                self.constants[name] = held.tolist()
 
     def _free(self, path: str) -> str:
         """A path that nothing has yet."""

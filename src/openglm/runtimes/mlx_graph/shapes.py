@@ -86,6 +86,15 @@ def gather_elements(x: Held, indices: Held, *, axis: int = 0) -> Held:
     return library.take_along_axis(x, indices, axis)
 
 
+def gather_nd(x: Held, indices: Held, *, batch_dims: int = 0) -> Held:
+    library, (x, indices) = together([x, indices])
+    own = [
+        library.arange(size).reshape(-1, *[1] * (indices.ndim - 2 - axis))
+        for axis, size in enumerate(x.shape[:batch_dims])
+    ]
+    return x[(*own, *(indices[..., place] for place in range(indices.shape[-1])))]
+
+
 def expand(x: Held, shape: Held) -> Held:
     library, (x,) = together([x])
     return library.broadcast_to(x, np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape))))
