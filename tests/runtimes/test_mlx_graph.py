@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from operator_cases import CASES, graph_of, ints, run, x
 
 from openglm.model.modules import KNOWN
 from openglm.model.sources import onnx_file
 from openglm.runtimes.engine import Source
 from openglm.runtimes.mlx import MLX
 from openglm.runtimes.mlx_graph.operators import OPERATORS
+from operator_cases import CASES, graph_of, ints, run, x
 
 PICTURE = x(2, 4, 8, 6)
 MORE: list[tuple[str, list[Any], dict[str, Any]]] = [
@@ -55,5 +55,3 @@ def test_as_onnx_runtime_has_it(
 
 def test_it_knows_what_the_torch_translation_knows() -> None:
     assert set(OPERATORS) - {"SmallGather", "SmallMatMul"} == KNOWN - {"Constant"}
-
-

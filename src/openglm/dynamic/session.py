@@ -31,8 +31,8 @@ def load(path: str | PathLike[str], *, threads: int | None = None, runtime: str 
     """Load a bundle, a folder or a zip of it, with every file's hash checked.
 
     `threads` as in the engine, all of the machine's where None. `runtime` is the engine, one that the
-    bundle has a model for; "auto" takes the fastest, as measured when it was exported, that is installed
-    here. Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError`
+    bundle has a model for, with one of its processors if it has several: "onnxruntime:xnnpack"; "auto" takes
+    the fastest, as measured when it was exported, that is installed here. Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError`
     where that is not installed, `VerificationError` where the bundle is not whole.
     """
     check_threads(threads)

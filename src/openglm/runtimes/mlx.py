@@ -56,7 +56,9 @@ class Runner:
         try:
             self._graph, weights = Graph.read(path)
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"MLX cannot load {path.name}: {reason(error)}.", "Export the bundle again.") from error
+            raise InputError(
+                f"MLX cannot load {path.name}: {reason(error)}.", "Export the bundle again."
+            ) from error
 
         def compute(given: list[mx.array]) -> list[mx.array]:
             return self._graph.compute(given, weights)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from operator_cases import CASES, MATRIX, graph_of, run
 
 torch = pytest.importorskip("torch")
@@ -15,6 +16,8 @@ from openglm.model.modules.graph_module import of_graph  # noqa: E402
 from openglm.model.modules.operators import OPERATORS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def tensors(value: Any) -> list[Any]:
     """What a module gives, as arrays."""
     found = value if isinstance(value, tuple) else (value,)

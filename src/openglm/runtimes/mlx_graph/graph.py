@@ -69,7 +69,8 @@ class Graph(BaseModel):
                 found = OPERATORS[node.operator](*arguments, **node.settings)
             except (ValueError, TypeError, IndexError, RuntimeError) as error:
                 raise InputError(
-                    f"{node.operator} cannot compute '{node.outputs[0]}': {error}.", "Check the inputs' shapes."
+                    f"{node.operator} cannot compute '{node.outputs[0]}': {error}.",
+                    "Check the inputs' shapes.",
                 ) from error
             several = found if isinstance(found, list | tuple) else [found]
             values |= {

@@ -227,9 +227,7 @@ def _arg(name: str) -> Callable[..., mx.array]:
     return apply
 
 
-def _top(
-    x: Held, k: Held, *, axis: int = -1, largest: int = 1, sorted: int = 1
-) -> tuple[mx.array, mx.array]:
+def _top(x: Held, k: Held, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[mx.array, mx.array]:
     x = device(x)
     order = mx.argsort(-x if largest else x, axis=axis)
     places = mx.take(order, mx.arange(numbers(k)[0]), axis=axis)

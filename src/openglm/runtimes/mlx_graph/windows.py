@@ -37,9 +37,7 @@ def _window(
     """What was left out filled in."""
     count = len(kernel)
     pads = list(pads or [0] * 2 * count)
-    window = _Window(
-        kernel, strides or [1] * count, dilations or [1] * count, pads[:count], pads[count:]
-    )
+    window = _Window(kernel, strides or [1] * count, dilations or [1] * count, pads[:count], pads[count:])
     if not auto_pad.startswith("SAME"):
         return window
     total = [
@@ -153,9 +151,7 @@ def average_pool(
     return total / mx.array(counts, total.dtype)
 
 
-def pad(
-    x: Held, pads: Held, value: Held = None, axes: Held = None, *, mode: str = "constant"
-) -> mx.array:
+def pad(x: Held, pads: Held, value: Held = None, axes: Held = None, *, mode: str = "constant") -> mx.array:
     x, sizes = device(x), numbers(pads)
     chosen = list(range(x.ndim)) if axes is None else numbers(axes)
     for axis, before, after in zip(chosen, sizes[: len(chosen)], sizes[len(chosen) :], strict=True):
@@ -214,9 +210,7 @@ _NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _taken(
-    x: mx.array, axis: int, where: np.ndarray, mode: str, nearest_mode: str, a: float
-) -> mx.array:
+def _taken(x: mx.array, axis: int, where: np.ndarray, mode: str, nearest_mode: str, a: float) -> mx.array:
     """The elements at fractional places of an axis."""
     if mode == "nearest":
         parts = [(_NEAREST[nearest_mode](where), None)]
@@ -252,7 +246,11 @@ def _blocks(x: mx.array, size: int, mode: str) -> tuple[int, ...]:
     """The shape (rows, ...) in which the channels' blocks are axes of their own."""
     rows, channels, height, width = x.shape
     depth = channels // size**2
-    return (rows, size, size, depth, height, width) if mode == "DCR" else (rows, depth, size, size, height, width)
+    return (
+        (rows, size, size, depth, height, width)
+        if mode == "DCR"
+        else (rows, depth, size, size, height, width)
+    )
 
 
 def depth_to_space(x: Held, *, blocksize: int, mode: str = "DCR") -> mx.array:
