@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+STATIC = {"QuantizeLinear", "DequantizeLinear"}
+"""The operators of graphs whose activations have ranges: these run in integers as they are."""
 PROCESSOR = ":"
 """Between an engine's name and its processor."""
 

@@ -11,11 +11,9 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.engine import Engine, Source, check_threads
+from openglm.runtimes.engine import STATIC, Engine, Source, check_threads
 
 CPU = "CPU"
-STATIC = {"QuantizeLinear", "DequantizeLinear"}
-"""The operators of graphs whose activations have ranges: these run in integers as they are."""
 
 
 class OpenVINO(Engine):
