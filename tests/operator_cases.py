@@ -1,4 +1,4 @@
-"""Every operator in the forms that models have it, each as a graph of one node, and what ONNX Runtime gives."""
+"""Every operator in the forms that models have it, each as a graph of one node, and ONNX Runtime's answer."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def export(
     """Add engines to a bundle: convert, compare with the bundle's own answers at once, and measure.
 
     An engine that cannot take the model, or gives other answers, is left out and says why; the others are
-    added. Files of one that does not run on this machine are checked, not run. Exit codes: 0 all were added, 2 bad input, 4 at least one was not.
+    added. Files of one that does not run on this machine are checked, not run. Exit codes: 0 all were
+    added, 2 bad input, 4 at least one was not.
 
     \b
     Examples:

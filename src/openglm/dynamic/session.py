@@ -32,8 +32,9 @@ def load(path: str | PathLike[str], *, threads: int | None = None, runtime: str 
 
     `threads` as in the engine, all of the machine's where None. `runtime` is the engine, one that the
     bundle has a model for, with one of its processors if it has several: "onnxruntime:xnnpack"; "auto" takes
-    the fastest, as measured when it was exported, that is installed here. Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError`
-    where that is not installed, `VerificationError` where the bundle is not whole.
+    the fastest, as measured when it was exported, that is installed here. Raises `InputError` where there is
+    no bundle, or no model for the engine, or the engine has no such processor, `MissingExtraError` where that
+    is not installed, `VerificationError` where the bundle is not whole.
     """
     check_threads(threads)
     stack = ExitStack()

@@ -27,8 +27,8 @@ LARGE = 2048
 
 
 class CoreML(Engine):
-    """An .mlpackage, which is a folder, and the sizes beside it. A package of several sizes has a function for
-    each, which share their weights (from iOS 18 and macOS 15 on).
+    """An .mlpackage, which is a folder, and the sizes beside it. A package of several sizes has a function
+    for each, which share their weights (from iOS 18 and macOS 15 on).
 
     With integers weights are held in int8 by output channel, or in int4 by blocks of 32 (from iOS 18 on);
     activations stay float16.

@@ -49,7 +49,7 @@ def check(source: Source, target: Path, precision: Precision) -> None:
             raise _differs(f"it has no function {name}")
         _check_ends("input", described.input, source.inputs, buckets.shapes(place))
         _check_ends("output", described.output, source.outputs, {})
-        _check_weights(plain, [array for array in _constants(programs[name])], precision)
+        _check_weights(plain, list(_constants(programs[name])), precision)
 
 
 def _programs(model: Any) -> dict[str, Any]:

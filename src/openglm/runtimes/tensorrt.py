@@ -35,12 +35,15 @@ class TensorRT(Engine):
         from cuda.bindings import runtime
 
         error, count = runtime.cudaGetDeviceCount()
-        names = (_done(runtime.cudaGetDeviceProperties(place)).name for place in range(count if not error else 0))
-        return tuple(name.decode() for name in names)
+        if int(error):  # no driver, or no GPU
+            return ()
+        return tuple(_done(runtime.cudaGetDeviceProperties(place)).name.decode() for place in range(count))
 
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
         if precision == "int8" and not source.operators >= STATIC:
-            raise InputError("TensorRT has int8 for graphs alone whose activations have ranges.", "Apply static_wi8_ai8.")
+            raise InputError(
+                "TensorRT has int8 for graphs alone whose activations have ranges.", "Apply static_wi8_ai8."
+            )
         import tensorrt
 
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)
@@ -102,7 +105,10 @@ class Runner:
                     f"The input '{name}' has shape {list(array.shape)}, which the engine was not built for.",
                     "Cut it, or export the bundle again with other --sizes.",
                 )
-        found = {name: np.empty(self._context.get_tensor_shape(name), self._types[name]) for name in self.outputs}
+        found = {
+            name: np.empty(tuple(self._context.get_tensor_shape(name)), self._types[name])
+            for name in self.outputs
+        }
         kinds, held = self._cuda.cudaMemcpyKind, {}
         try:
             for name, array in {**given, **found}.items():

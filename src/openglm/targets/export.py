@@ -62,8 +62,9 @@ def export(
     compared on up to `samples` inputs of `data`, or of what stands in for it, and where `data` has labels
     the bundle's metric is taken too. An engine that fails, or whose answers differ by more than its
     precision explains, is left out, and says why; where none is added the bundle stays as it was. Files of an
-    engine that does not run on this machine are checked against the graphs instead. Raises `InputError` for an unknown engine or precision, `MissingExtraError` for an engine that is named and
-    not installed, `OutputError` where the bundle cannot be written.
+    engine that does not run on this machine are checked against the graphs instead. Raises `InputError` for
+    an unknown engine or precision, `MissingExtraError` for an engine that is named and not installed,
+    `OutputError` where the bundle cannot be written.
     """
     place = Path(bundle if output is None else output)
     asked = wanted(runtimes)

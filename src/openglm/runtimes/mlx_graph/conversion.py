@@ -122,7 +122,7 @@ class _Conversion:
     def _form(self, node: ir.Node) -> tuple[str, list[str | None], dict[str, Any]]:
         """The operator in MLX's form: its name, inputs and settings."""
         inputs = [self._name(value) for value in node.inputs]
-        settings = {}
+        settings: dict[str, Any] = {}
         for name, attribute in node.attributes.items():
             if attribute.type == ir.AttributeType.TENSOR:
                 inputs.append(f"{node.outputs[0].name}.{name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -48,7 +49,8 @@ class Graph(BaseModel):
     @classmethod
     def read(cls, path: Path) -> tuple[Graph, dict[str, Held]]:
         """The graph and its weights; raises `RuntimeError` and `ValueError` for what is none."""
-        weights, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+        weights, metadata = loaded
         graph = cls.model_validate_json(metadata.get(GRAPH, ""))
         if unknown := {node.operator for node in graph.nodes} - set(OPERATORS):
             raise ValueError(f"there is no operator {sorted(unknown)[0]}")
@@ -61,7 +63,7 @@ class Graph(BaseModel):
     def compute(self, given: Sequence[mx.array], weights: Mapping[str, Held]) -> list[mx.array]:
         """The outputs for the inputs, both in the graph's order, not evaluated yet; raises `InputError` for
         what an operator cannot compute."""
-        values: dict[str | None, Held] = {None: None, **weights}
+        values: dict[str | None, Held] = {None: None, **dict(weights.items())}
         values |= zip((spec.name for spec in self.inputs), given, strict=True)
         for node in self.nodes:
             arguments = [values[name] for name in node.inputs]

@@ -41,7 +41,7 @@ def _unary(name: str) -> Callable[[Held], Held]:
 def _smooth(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """An operator of one input that is MLX's always."""
 
-    def apply(x: Held) -> mx.array:
+    def apply(x: Held) -> Held:
         return function(device(x))
 
     return apply
@@ -79,32 +79,32 @@ def _clip(x: Held, min: Held = None, max: Held = None) -> Held:  # the operator'
     return x if max is None else _elementwise("minimum")(x, max)
 
 
-def _gelu(x: Held, *, approximate: str = "none") -> mx.array:
+def _gelu(x: Held, *, approximate: str = "none") -> Held:
     x = device(x)
     if approximate == "tanh":
         return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return 0.5 * x * (1 + mx.erf(x * math.sqrt(0.5)))
 
 
-def _elu(x: Held, *, alpha: float = 1.0) -> mx.array:
+def _elu(x: Held, *, alpha: float = 1.0) -> Held:
     x = device(x)
     return mx.where(x > 0, x, alpha * (mx.exp(mx.minimum(x, 0)) - 1))
 
 
-def _leaky(x: Held, *, alpha: float = 0.01) -> mx.array:
+def _leaky(x: Held, *, alpha: float = 0.01) -> Held:
     x = device(x)
     return mx.where(x < 0, alpha * x, x)
 
 
-def _hard_sigmoid(x: Held, *, alpha: float = 0.2, beta: float = 0.5) -> mx.array:
+def _hard_sigmoid(x: Held, *, alpha: float = 0.2, beta: float = 0.5) -> Held:
     return mx.clip(alpha * device(x) + beta, 0, 1)
 
 
-def _softplus(x: mx.array) -> mx.array:
+def _softplus(x: mx.array) -> Held:
     return mx.logaddexp(x, mx.zeros_like(x))
 
 
-def _prelu(x: Held, slope: Held) -> mx.array:
+def _prelu(x: Held, slope: Held) -> Held:
     x = device(x)
     return mx.where(x < 0, device(slope) * x, x)
 
@@ -119,27 +119,27 @@ def _cast(x: Held, *, to: int, saturate: int = 1) -> Held:
 
 
 def _cast_like(x: Held, other: Held, *, saturate: int = 1) -> Held:
-    library, (x, other) = together([x, other])
+    _, (x, other) = together([x, other])
     return x.astype(other.dtype)
 
 
-def _softmax(x: Held, *, axis: int = -1) -> mx.array:
+def _softmax(x: Held, *, axis: int = -1) -> Held:
     return mx.softmax(device(x), axis=axis, precise=True)
 
 
-def _log_softmax(x: Held, *, axis: int = -1) -> mx.array:
+def _log_softmax(x: Held, *, axis: int = -1) -> Held:
     x = device(x)
     return x - mx.logsumexp(x, axis=axis, keepdims=True)
 
 
-def _matmul(a: Held, b: Held) -> mx.array:
+def _matmul(a: Held, b: Held) -> Held:
     return device(a) @ device(b)
 
 
 def _gemm(
     a: Held, b: Held, c: Held = None, *,
     alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0,  # noqa: N803
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     a, b = device(a), device(b)
     a, b = a.T if transA else a, b.T if transB else b
     return alpha * (a @ b) if c is None else mx.addmm(device(c), a, b, alpha=alpha, beta=beta)
@@ -147,26 +147,26 @@ def _gemm(
 
 def _small_matmul(
     x: Held, weight: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group: int
-) -> mx.array:
+) -> Held:
     """x @ weight.T, the weight being quantized along its rows."""
     return mx.quantized_matmul(device(x), weight, scales, biases, True, group_size=group, bits=bits)
 
 
 def _small_gather(
     weight: mx.array, indices: Held, scales: mx.array, biases: mx.array, *, bits: int, group: int
-) -> mx.array:
+) -> Held:
     """Rows of a quantized weight."""
-    rows = (shapes.gather(part, indices) for part in (weight, scales, biases))
-    return mx.dequantize(*rows, group_size=group, bits=bits)
+    rows, scales, biases = (shapes.gather(part, indices) for part in (weight, scales, biases))
+    return mx.dequantize(rows, scales, biases, group_size=group, bits=bits)
 
 
-def _einsum(*given: Held, equation: str) -> mx.array:
+def _einsum(*given: Held, equation: str) -> Held:
     return mx.einsum(equation, *map(device, given))
 
 
 def _layer_norm(
     x: Held, scale: Held, bias: Held = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
-) -> mx.array:
+) -> Held:
     x, scale = device(x), device(scale)
     kept = x.shape[: axis % x.ndim]
     flat = x.reshape(*kept, -1)
@@ -174,11 +174,11 @@ def _layer_norm(
     return mx.fast.layer_norm(flat, scale.reshape(-1), held, epsilon).reshape(x.shape)
 
 
-def _along_channels(x: mx.array, value: Held) -> mx.array:
+def _along_channels(x: mx.array, value: Held) -> Held:
     return device(value).reshape(1, -1, *[1] * (x.ndim - 2))
 
 
-def _instance_norm(x: Held, scale: Held, bias: Held, *, epsilon: float = 1e-5) -> mx.array:
+def _instance_norm(x: Held, scale: Held, bias: Held, *, epsilon: float = 1e-5) -> Held:
     x = device(x)
     axes = tuple(range(2, x.ndim))
     centred = x - x.mean(axes, keepdims=True)
@@ -189,14 +189,14 @@ def _instance_norm(x: Held, scale: Held, bias: Held, *, epsilon: float = 1e-5) -
 def _batch_norm(
     x: Held, scale: Held, bias: Held, mean: Held, variance: Held, *,
     epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0,
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     factor = device(scale) * mx.rsqrt(device(variance) + epsilon)
     shift = device(bias) - device(mean) * factor
     return device(x) * _along_channels(x, factor) + _along_channels(x, shift)
 
 
-def _global(name: str) -> Callable[[mx.array], mx.array]:
-    def apply(x: Held) -> mx.array:
+def _global(name: str) -> Callable[[mx.array], Held]:
+    def apply(x: Held) -> Held:
         x = device(x)
         return getattr(mx, name)(x, axis=tuple(range(2, x.ndim)), keepdims=True)
 
@@ -219,7 +219,7 @@ def _reduced(name: str, before: str | None = None, after: str | None = None) -> 
 
 
 def _arg(name: str) -> Callable[..., mx.array]:
-    def apply(x: Held, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> mx.array:
+    def apply(x: Held, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Held:
         if select_last_index:
             raise InputError("The last of equal values is asked for.", "Try another engine.")
         return getattr(mx, name)(device(x), axis=axis, keepdims=bool(keepdims)).astype(mx.int64)
@@ -234,7 +234,7 @@ def _top(x: Held, k: Held, *, axis: int = -1, largest: int = 1, sorted: int = 1)
     return mx.take_along_axis(x, places, axis=axis), places.astype(mx.int64)
 
 
-def _cumulative(x: Held, axis: Held, *, exclusive: int = 0, reverse: int = 0) -> mx.array:
+def _cumulative(x: Held, axis: Held, *, exclusive: int = 0, reverse: int = 0) -> Held:
     (where,) = numbers(axis)
     return mx.cumsum(device(x), axis=where, reverse=bool(reverse), inclusive=not exclusive)
 

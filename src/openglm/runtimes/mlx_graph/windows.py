@@ -49,12 +49,12 @@ def _window(
     return window._replace(before=before, after=after)
 
 
-def _last(x: mx.array) -> mx.array:
+def _last(x: mx.array) -> Held:
     """Channels last."""
     return mx.moveaxis(x, 1, -1)
 
 
-def _first(x: mx.array, bias: Held) -> mx.array:
+def _first(x: mx.array, bias: Held) -> Held:
     """Channels, which are last, first again; a bias is added."""
     return mx.moveaxis(x if bias is None else x + device(bias), -1, 1)
 
@@ -64,7 +64,7 @@ def conv(
     auto_pad: str = "NOTSET", dilations: Sequence[int] | None = None, group: int = 1,
     kernel_shape: Sequence[int] | None = None, pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     x, weight = device(x), device(weight)
     window = _window(x.shape[2:], weight.shape[1:-1], strides, dilations, pads, auto_pad)
     found = mx.conv_general(
@@ -79,7 +79,7 @@ def conv_transpose(
     auto_pad: str = "NOTSET", dilations: Sequence[int] | None = None, group: int = 1,
     kernel_shape: Sequence[int] | None = None, output_padding: Sequence[int] | None = None,
     pads: Sequence[int] | None = None, strides: Sequence[int] | None = None,
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     """A convolution of what is spread out by the strides."""
     if auto_pad != "NOTSET":
         raise InputError("ConvTranspose pads by itself.", "Export the model with its pads as numbers.")
@@ -129,7 +129,7 @@ def _pooled(
 def max_pool(
     x: Held, *, kernel_shape: Sequence[int], auto_pad: str = "NOTSET", ceil_mode: int = 0,
     dilations: Any = None, pads: Any = None, strides: Any = None, storage_order: int = 0,
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     x = device(x)
     window = _window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
     return _pooled(x, window, ceil_mode, -np.inf, mx.maximum)[0]
@@ -138,7 +138,7 @@ def max_pool(
 def average_pool(
     x: Held, *, kernel_shape: Sequence[int], auto_pad: str = "NOTSET", ceil_mode: int = 0,
     count_include_pad: int = 0, dilations: Any = None, pads: Any = None, strides: Any = None,
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     x = device(x)
     window = _window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
     total, places = _pooled(x, window, ceil_mode, 0.0, mx.add)
@@ -151,7 +151,7 @@ def average_pool(
     return total / mx.array(counts, total.dtype)
 
 
-def pad(x: Held, pads: Held, value: Held = None, axes: Held = None, *, mode: str = "constant") -> mx.array:
+def pad(x: Held, pads: Held, value: Held = None, axes: Held = None, *, mode: str = "constant") -> Held:
     x, sizes = device(x), numbers(pads)
     chosen = list(range(x.ndim)) if axes is None else numbers(axes)
     for axis, before, after in zip(chosen, sizes[: len(chosen)], sizes[len(chosen) :], strict=True):
@@ -175,7 +175,7 @@ def resize(
     nearest_mode: str = "round_prefer_floor", cubic_coeff_a: float = -0.75, exclude_outside: int = 0,
     extrapolation_value: float = 0.0, antialias: int = 0, axes: Any = None,
     keep_aspect_ratio_policy: str = "stretch",
-) -> mx.array:  # fmt: skip
+) -> Held:  # fmt: skip
     """Axis by axis: each new element is a sum of old ones with weights."""
     odd = exclude_outside or antialias or axes or keep_aspect_ratio_policy != "stretch"
     if odd or coordinate_transformation_mode not in _COORDINATES:
@@ -210,10 +210,10 @@ _NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _taken(x: mx.array, axis: int, where: np.ndarray, mode: str, nearest_mode: str, a: float) -> mx.array:
+def _taken(x: mx.array, axis: int, where: np.ndarray, mode: str, nearest_mode: str, a: float) -> Held:
     """The elements at fractional places of an axis."""
     if mode == "nearest":
-        parts = [(_NEAREST[nearest_mode](where), None)]
+        parts: list[tuple[np.ndarray, np.ndarray | None]] = [(_NEAREST[nearest_mode](where), None)]
     else:
         low = np.floor(where)
         share = where - low
@@ -233,10 +233,10 @@ def _taken(x: mx.array, axis: int, where: np.ndarray, mode: str, nearest_mode: s
 def _cubic(share: np.ndarray, a: float) -> list[np.ndarray]:
     """The weights of the four neighbours (Keys 1981)."""
 
-    def near(t: np.ndarray) -> np.ndarray:
+    def near(t: np.ndarray) -> Any:
         return ((a + 2) * t - (a + 3)) * t * t + 1
 
-    def far(t: np.ndarray) -> np.ndarray:
+    def far(t: np.ndarray) -> Any:
         return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
 
     return [far(share + 1), near(share), near(1 - share), far(2 - share)]
@@ -253,7 +253,7 @@ def _blocks(x: mx.array, size: int, mode: str) -> tuple[int, ...]:
     )
 
 
-def depth_to_space(x: Held, *, blocksize: int, mode: str = "DCR") -> mx.array:
+def depth_to_space(x: Held, *, blocksize: int, mode: str = "DCR") -> Held:
     x = device(x)
     rows, channels, height, width = x.shape
     order = (0, 3, 4, 1, 5, 2) if mode == "DCR" else (0, 1, 4, 2, 5, 3)
@@ -261,7 +261,7 @@ def depth_to_space(x: Held, *, blocksize: int, mode: str = "DCR") -> mx.array:
     return turned.reshape(rows, channels // blocksize**2, height * blocksize, width * blocksize)
 
 
-def space_to_depth(x: Held, *, blocksize: int) -> mx.array:
+def space_to_depth(x: Held, *, blocksize: int) -> Held:
     x = device(x)
     rows, channels, height, width = x.shape
     parts = x.reshape(rows, channels, height // blocksize, blocksize, width // blocksize, blocksize)
