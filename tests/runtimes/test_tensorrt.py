@@ -15,7 +15,7 @@ from openglm.runtimes.tensorrt import ROWS, ranges
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    x, y = ir.val("x", ir.DataType.FLOAT, ["n", "length", 4]), ir.val("fixed", ir.DataType.FLOAT, [1, 4])
+    x, y = ir.val("x", ir.DataType.FLOAT, ["n", "length", 4]), ir.val("y", ir.DataType.FLOAT, ["n", 1, 4])
     node = ir.node("Add", [x, y])
     z = node.outputs[0]
     z.name, z.type, z.shape = "z", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", "length", 4])
@@ -33,7 +33,10 @@ def test_how_to_get_it_is_told() -> None:
 
 
 def test_open_sizes_go_up_to_the_largest(source: Source) -> None:
-    assert ranges(source) == {"x": ((1, 1, 4), (3, 32, 4), (ROWS, 64, 4))}
+    assert ranges(source) == {
+        "x": ((1, 1, 4), (1, 32, 4), (ROWS, 64, 4)),
+        "y": ((1, 1, 4), (1, 1, 4), (ROWS, 1, 4)),
+    }
 
 
 def test_int8_wants_ranges(source: Source, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _quantized(made: Any, precision: Precision) -> Any:
 
 def _joined(parts: Sequence[Path], target: Path) -> None:
     """One package of several, each a function of it."""
-    from coremltools.utils import MultiFunctionDescriptor, save_multifunction
+    from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction
 
     whole = MultiFunctionDescriptor()
     for place, part in enumerate(parts):

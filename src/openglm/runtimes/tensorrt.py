@@ -42,7 +42,7 @@ class TensorRT(Engine):
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
         if precision == "int8" and not source.operators >= STATIC:
             raise InputError(
-                "TensorRT has int8 for graphs alone whose activations have ranges.", "Apply static_wi8_ai8."
+                "TensorRT has int8 only for graphs whose activations have ranges.", "Apply static_wi8_ai8."
             )
         import tensorrt
 
