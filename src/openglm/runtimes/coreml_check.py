@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.model.sources import onnx_file
 from openglm.model.tensor import TensorSpec
 from openglm.runtimes.buckets import Buckets, graph_name
 from openglm.runtimes.coreml import LARGE, MAIN
 from openglm.runtimes.engine import Source, reason
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 CLOSE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-2, "int4": 0.2}
 """How far a weight's norm, and its largest value, may be off, as a share, by what weights are held in."""
@@ -30,6 +31,8 @@ def check(source: Source, target: Path, precision: Precision) -> None:
     """Read a package again, and compare inputs and outputs by name, type and shape, and the large weights by
     number, norm and largest value, with the graph's; raises `InputError` for the first that differs."""
     from coremltools.models import MLModel
+
+    from openglm.model.sources import onnx_file  # what runs a bundle reads no graph
 
     try:
         buckets = Buckets.read(target)
