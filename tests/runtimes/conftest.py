@@ -1,4 +1,4 @@
-"""Statically quantized convolutional networks, made once for all tests and processes."""
+"""Graphs and networks that several engines convert."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from openglm.model.sources import onnx_file
+from openglm.passes.contract import Context
+from openglm.passes.dequantize import Dequantize
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +23,7 @@ def _write(folder: Path) -> None:
     import torch
     from torch import nn
 
-    from openglm.model.sources import onnx_file
     from openglm.model.sources.module import export
-    from openglm.passes.contract import Context
-    from openglm.passes.dequantize import Dequantize
     from openglm.passes.static_wi8_ai8 import StaticInt8
 
     class Net(nn.Module):
@@ -59,3 +60,12 @@ def _write(folder: Path) -> None:
         made = StaticInt8().apply(graph, Context(calibration=lambda: iter(inputs))).graph
         onnx_file.write(made, folder / f"{name}.onnx")
         onnx_file.write(Dequantize().apply(made, Context()).graph, folder / f"{name}.plain.onnx")
+
+
+@pytest.fixture
+def bert_file(bert_bundle: Path, tmp_path: Path) -> Path:
+    """An .onnx file: a text encoder of two layers in float32, its rows and length open."""
+    (path,) = (file for file in bert_bundle.iterdir() if file.suffix == ".onnx")
+    plain = tmp_path / "bert.onnx"
+    onnx_file.write(Dequantize().apply(onnx_file.read(path), Context()).graph, plain)
+    return plain

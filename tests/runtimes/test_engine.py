@@ -20,7 +20,7 @@ from openglm.runtimes.engine import Source, engine, engines
 from openglm.runtimes.onnxruntime import Runner
 
 SIZES = {"batch": [1]}
-NAMES = ("executorch", "litert", "mnn", "ncnn", "onnxruntime", "openvino")
+NAMES = ("executorch", "litert", "mlx", "mnn", "ncnn", "onnxruntime", "openvino")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_answers_are_those_of_onnx_runtime(
         assert np.abs(answers[key] - array).max() < far * np.abs(array).max()
 
 
-@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "ncnn", "openvino"])
+@pytest.mark.parametrize("name", ["executorch", "litert", "mlx", "mnn", "ncnn", "openvino"])
 def test_any_size_that_the_graph_leaves_open(
     name: str, build_free: Callable[[Path], Source], tmp_path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_file_that_is_none_is_told_of(name: str, tmp_path: Path) -> None:
         found.load(broken)
 
 
-@pytest.mark.parametrize("name", ["executorch", "litert", "mnn", "ncnn", "openvino"])
+@pytest.mark.parametrize("name", ["executorch", "litert", "mlx", "mnn", "ncnn", "openvino"])
 def test_an_operator_it_does_not_know_is_named(name: str, tmp_path: Path) -> None:
     x = ir.val("x", ir.DataType.FLOAT, [2])
     node = ir.node("NoSuchOperator", [x], domain="own")

@@ -210,8 +210,8 @@ def test_engines_are_compared_where_they_are(bundle: Path) -> None:
         assert (own.difference, own.speedup) == (0, 1)
         assert all(target is not None and target.timing is not None for target in others)
     assert content == {file.name: file.read_bytes() for file in bundle.iterdir() if file.is_file()}
-    with pytest.raises(InputError, match="no engine 'mlx'"):
-        compare(bundle, ["mlx"])
+    with pytest.raises(InputError, match="no engine 'xyz'"):
+        compare(bundle, ["xyz"])
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,20 @@ def test_engines_are_compared_where_they_are(bundle: Path) -> None:
 def test_what_is_asked_wrongly(bundle: Path, given: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         export(bundle, **given)
+
+
+def test_a_processor_of_an_engine(bundle: Path) -> None:
+    label = "onnxruntime:Azure"
+    own, other = (item.target for item in compare(bundle, [label], samples=2, rounds=5))
+    assert own is not None
+    assert other is not None
+    assert (other.engine, other.difference) == (label, 0)
+    assert not own.elsewhere
+    assert other.elsewhere == {"CPU": own.operators["CPU"]}
+    with openglm.load(bundle, runtime=label, threads=1) as session:
+        assert session.verify() == 0
+    with pytest.raises(InputError, match="not for one of its processors"):
+        export(bundle, ["openvino:cpu"])
 
 
 def test_a_session_on_an_engine_that_the_bundle_has_nothing_for(bundle: Path) -> None:

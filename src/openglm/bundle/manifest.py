@@ -230,12 +230,13 @@ class Target(_Part):
     version: str
     """Of the engine, when it was proven."""
     precision: Precision
-    difference: float
+    difference: float | None = None
     """The largest difference of an output from what the bundle's own engine gave, as a share of the largest
-    output."""
-    mean_difference: float
+    output. None where the engine does not run on the machine that converted: its files were checked against
+    the graphs, and nothing of it was measured."""
+    mean_difference: float | None = None
     """The mean difference, as a share of the same."""
-    cosine: float
+    cosine: float | None = None
     """Between all its outputs and the bundle's own engine's."""
     quality: Quality | None = None
     """By the data that was given, if any was."""
@@ -245,14 +246,27 @@ class Target(_Part):
     """Where the program has gates, the share of the inputs that took the same way through them; differences
     are those of these inputs."""
     size_bytes: int
-    load_ms: float | None
-    peak_memory_mb: float | None
+    load_ms: float | None = None
+    peak_memory_mb: float | None = None
+    operators: dict[str, tuple[str, ...]] = {}
+    """What runs which operators, where the engine tells, the processor that was asked for first."""
     timing: Timing | None = None
     speedup: float | None = None
     """How many times faster than the bundle's own engine: the median over rounds of all in turn."""
     host: Host
     created: str
     """ISO 8601, UTC."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether it was run, and not checked alone."""
+        return self.difference is not None
+
+    @property
+    def elsewhere(self) -> dict[str, tuple[str, ...]]:
+        """The operators that the processor asked for does not run, by what runs them."""
+        _, *others = self.operators.items() or [("", ())]
+        return {name: operators for name, operators in others if operators}
 
 
 class File(_Part):

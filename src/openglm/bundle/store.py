@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> Manifest:
     for name in [*manifest.files, *named]:
         _check_inside(folder, name)
     for name in named:
-        if name not in manifest.files:
+        if name not in manifest.files and not any(file.startswith(f"{name}/") for file in manifest.files):
             raise VerificationError(
                 f"The manifest of {folder} uses '{name}' and gives no hash for it.", "Copy the bundle again."
             )

@@ -10,8 +10,9 @@ import typer
 from openglm.cli.console import err, listed, out, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from openglm.bundle.manifest import Target
     from openglm.targets.export import Outcome
 
 NOT_ADDED = 4
@@ -36,6 +37,7 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print the result as 
                 "title": each.title,
                 "available": each.version is not None,
                 "converts": not each.lacking,
+                "runs": each.version is not None and each.runs,
                 "version": each.version,
                 "processors": list(processors[name]),
                 "install": each.install,
@@ -55,7 +57,7 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print the result as 
             f"{'[green]✓[/]' if each.version else '[dim]–[/]'} {each.title}",
             name,
             each.version or "",
-            ", ".join(processors[name]),
+            ", ".join(processors[name]) if each.runs or not each.version else "not here: it converts only",
             escape(each.install) if each.lacking else "",
         )
     out().print(table)
@@ -88,7 +90,8 @@ def export(
     """Add engines to a bundle: convert, compare with the bundle's own answers at once, and measure.
 
     An engine that cannot take the model, or gives other answers, is left out and says why; the others are
-    added. Exit codes: 0 all were added, 2 bad input, 4 at least one was not.
+    added. Files of one that does not run on this machine are checked, not run. Exit codes: 0 all were
+    added, 2 bad input, 4 at least one was not.
 
     \b
     Examples:
@@ -150,6 +153,13 @@ def told(item: Outcome) -> dict[str, Any]:
     }
 
 
+def _notes(target: Target) -> Iterator[str]:
+    if not target.ran:
+        yield f"{target.engine} does not run on this machine: its files were checked, not run."
+    for place, operators in target.elsewhere.items():
+        yield f"{target.engine}: {place} runs {', '.join(operators)}."
+
+
 def show(outcomes: Sequence[Outcome]) -> None:
     """Outcomes, the first for each number of threads that of the model's own engine, as a table; what failed
     below it."""
@@ -173,17 +183,18 @@ def show(outcomes: Sequence[Outcome]) -> None:
         table.add_column(judged.metric, justify="right")
     for target in good:
         timing = target.timing
+        latency = "" if timing is None else f"{timing.median_ms:.3g} ms"
         table.add_row(
             f"[green]✓[/] {target.engine} {target.precision}",
             *([str(target.host.threads)] if several else []),
             f"{target.size_bytes / 1e6:.3g} MB",
             "" if target.load_ms is None else f"{target.load_ms:.0f} ms",
-            "" if timing is None else f"{timing.median_ms:.3g} ms",
+            latency if target.ran else "not run here",
             "" if target.speedup is None else f"{target.speedup:.2f}x",
             "" if target.peak_memory_mb is None else f"{target.peak_memory_mb:.0f} MB",
-            f"{target.difference:.2g}",
-            f"{target.cosine:.4f}",
-            *([] if target.same_way is None else [f"{target.same_way:.0%}"]),
+            "" if target.difference is None else f"{target.difference:.2g}",
+            "" if target.cosine is None else f"{target.cosine:.4f}",
+            *(["" if target.same_way is None else f"{target.same_way:.0%}"] if gated else []),
             *([f"{target.quality.value:.4f}"] if judged and target.quality else []),
         )
     if good:
@@ -196,6 +207,8 @@ def show(outcomes: Sequence[Outcome]) -> None:
             style="dim",
             soft_wrap=True,
         )
+    for note in dict.fromkeys(note for target in good for note in _notes(target)):
+        out().print(note, style="dim", soft_wrap=True, markup=False)
     failed = (item for item in outcomes if item.target is None)
     for told in dict.fromkeys(f"{item.engine} {item.precision}: {escape(item.reason)}" for item in failed):
         out().print(f"[red]✗[/] {told}", soft_wrap=True)

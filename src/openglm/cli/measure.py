@@ -20,7 +20,10 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
-    runtime: str = typer.Option("onnxruntime", help="The engine; another that the bundle was exported for."),
+    runtime: str = typer.Option(
+        "onnxruntime",
+        help="The engine; another that the bundle was exported for, or a processor: onnxruntime:xnnpack.",
+    ),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Check a bundle: every file's hash, that it loads, and that it still gives the recorded outputs.
@@ -47,7 +50,9 @@ def compare(
     one: str = typer.Argument(..., metavar="A", help="A bundle, or anything that MODEL takes elsewhere."),
     other: str | None = typer.Argument(None, metavar="[B]", help="Another one."),
     runtimes: str = typer.Option(
-        "", help="Instead of B: A is a bundle, and these of its engines, joined by commas, or all."
+        "",
+        help="Instead of B: A is a bundle, and these of its engines, joined by commas, or all. Some choose a "
+        "processor (openglm doctor): onnxruntime:xnnpack.",
     ),
     shape: str = typer.Option("", help="Sizes of symbolic dimensions: batch=1,sequence=128."),
     threads: int = typer.Option(1, min=1, help="Threads."),

@@ -31,7 +31,9 @@ def run(
     arrays: Path | None = typer.Option(None, help="An .npz with the model's inputs by name."),
     save: Path | None = typer.Option(None, help="Write the outputs to this .npz."),
     runtime: str = typer.Option(
-        "onnxruntime", help="The engine; another one that the bundle was exported for, or auto: the fastest."
+        "onnxruntime",
+        help="The engine; another one that the bundle was exported for, or auto: the fastest. Some choose a "
+        "processor (openglm doctor): onnxruntime:xnnpack.",
     ),
     threads: int | None = typer.Option(
         None, min=1, help="Threads; those that were measured fastest if not given."

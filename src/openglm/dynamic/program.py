@@ -14,7 +14,7 @@ from openglm.bundle.manifest import Program, Segment
 from openglm.dynamic.gates.gate import AnswerGate, GateConfig, State, finite, parse
 from openglm.errors import InputError
 from openglm.model.tensor import TensorSpec
-from openglm.runtimes.engine import Runs, engine
+from openglm.runtimes.engine import Runs, engine, name_of
 from openglm.runtimes.onnxruntime import NAME
 
 PROGRAM_FILE = "program.json"
@@ -192,13 +192,14 @@ class ProgramFile(BaseModel):
 
 def files_of(program: Program, runtime: str, folder: Path) -> dict[str, Path]:
     """A program's files for an engine in a folder, by segment; raises `InputError` where it has none."""
+    name = name_of(runtime)
     for segment in program.segments:
-        if runtime not in segment.models:
+        if name not in segment.models:
             raise InputError(
-                f"The bundle has no model for {runtime}, only for {', '.join(segment.models)}.",
-                f"Add one with `openglm export BUNDLE --runtime {runtime}`.",
+                f"The bundle has no model for {name}, only for {', '.join(segment.models)}.",
+                f"Add one with `openglm export BUNDLE --runtime {name}`.",
             )
-    return {segment.name: folder / segment.models[runtime] for segment in program.segments}
+    return {segment.name: folder / segment.models[name] for segment in program.segments}
 
 
 def open_program(

@@ -39,12 +39,14 @@ def load(
     """Load a bundle, a folder or a zip of it, with every file's hash checked.
 
     `threads` are those that were fastest when the bundle was made, if not given. `runtime` is the engine, one
-    that the bundle has a model for; "auto" takes the fastest, as measured when it was exported, that is
-    installed here. `memory_mb` is how many megabytes (10^6 bytes) of resident memory loading and running may
-    add to the process; `InputError` is raised as soon as it was more.
+    that the bundle has a model for, with one of its processors if it has several ("onnxruntime:xnnpack");
+    "auto" takes the fastest, as measured when it was exported, that is installed here. `memory_mb` is how
+    many megabytes (10^6 bytes) of resident memory loading and running may add to the process; `InputError`
+    is raised as soon as it was more.
 
-    Raises `InputError` where there is no bundle, or no model for the engine, `MissingExtraError` where that
-    is not installed, `VerificationError` where the bundle is not whole.
+    Raises `InputError` where there is no bundle, or no model for the engine, or the engine has no such
+    processor, `MissingExtraError` where that is not installed, `VerificationError` where the bundle is not
+    whole.
     """
     check_threads(threads)
     limit = None if memory_mb is None else MemoryLimit(memory_mb)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, entry_points
@@ -24,6 +25,12 @@ from openglm.registry import registered
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+
+STATIC = {"QuantizeLinear", "DequantizeLinear"}
+"""The operators of graphs whose activations have ranges: these run in integers as they are."""
+PROCESSOR = ":"
+"""Between an engine's name and its processor."""
 
 
 class Runs(Protocol):
@@ -92,6 +99,20 @@ class Engine(ABC):
     precisions: ClassVar[tuple[Precision, ...]]
     suffix: ClassVar[str]
     """Of its files."""
+    chooses: ClassVar[bool] = False
+    """Whether it can be told which of its processors to run on."""
+    processor: str | None = None
+    """The one that was chosen, of `processors`."""
+
+    @property
+    def label(self) -> str:
+        """Its name, with the processor that was chosen: "onnxruntime:XNNPACK"."""
+        return self.name if self.processor is None else f"{self.name}{PROCESSOR}{self.processor}"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can run on this machine what it converts."""
+        return True
 
     @property
     def version(self) -> str | None:
@@ -123,8 +144,34 @@ class Engine(ABC):
         `InputError` for a file the engine does not take."""
 
     def files(self, target: Path) -> Sequence[Path]:
-        """The files that `convert` writes."""
+        """The files that `convert` wrote."""
         return (target,)
+
+    def on(self, processor: str) -> Engine:
+        """The same engine on one of its processors; raises `InputError` where it has none of this name, or
+        cannot be told."""
+        if not self.chooses:
+            raise InputError(
+                f"{self.title} chooses its processor by itself.", f"Ask for '{self.name}' without more."
+            )
+        known = {name.lower(): name for name in self.processors()}
+        if processor.lower() not in known:
+            raise InputError(
+                f"{self.title} has no processor '{processor}' here.", f"It has {', '.join(known.values())}."
+            )
+        chosen = copy(self)
+        chosen.processor = known[processor.lower()]
+        return chosen
+
+    def placed(self, path: Path) -> Mapping[str, Sequence[str]]:
+        """What runs which operators of a converted file, the processor that was asked for first; empty
+        where the engine does not tell."""
+        return {}
+
+    def check(self, source: Source, target: Path, precision: Precision) -> None:
+        """Compare a converted file with its source without running it, where the engine does not run here;
+        raises `InputError` where they differ."""
+        raise InputError(f"{self.title} does not run here.", "Export the bundle where it does.")
 
 
 @cache
@@ -138,14 +185,21 @@ def engines() -> dict[str, Engine]:
     return {name: kinds[name]() for name in sorted(kinds)}
 
 
-def engine(name: str) -> Engine:
-    """An installed engine; raises `InputError` for an unknown one, `MissingExtraError` for another."""
+def engine(label: str) -> Engine:
+    """An installed engine, by its name or its label; raises `InputError` for an unknown one, or a processor
+    that it has not, `MissingExtraError` for one that is not installed."""
+    name, _, processor = label.partition(PROCESSOR)
     if name not in engines():
         raise InputError(f"There is no engine '{name}'.", nearest(name, list(engines())))
     found = engines()[name]
     if found.version is None:
         raise MissingExtraError(f"{found.title}, the engine asked for,", name)
-    return found
+    return found.on(processor) if processor else found
+
+
+def name_of(label: str) -> str:
+    """The name in an engine's label."""
+    return label.partition(PROCESSOR)[0]
 
 
 def check_threads(threads: int | None) -> None:

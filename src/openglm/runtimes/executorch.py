@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +71,15 @@ class ExecuTorch(Engine):
 
     def files(self, target: Path) -> Sequence[Path]:
         return target, beside(target)
+
+    def placed(self, path: Path) -> Mapping[str, Sequence[str]]:
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        program = deserialize_pte_binary(path.read_bytes()).program
+        plans = program.execution_plan
+        delegates = {delegate.id: () for plan in plans for delegate in plan.delegates}
+        kernels = {operator.name.partition("::")[2] for plan in plans for operator in plan.operators}
+        return {**delegates, "portable kernels": sorted(kernels)}
 
 
 class Runner(BucketRunner):

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on another processor that its build knows: an "execution provider"."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from openglm.errors import InputError
 from openglm.runtimes.engine import Engine, Source, check_threads
 
 NAME = "onnxruntime"
+CPU = "CPU"
+_PROVIDER = "ExecutionProvider"
 
 _EXACT = "session.x64quantprecision"
 _PROBE = bytes.fromhex(
@@ -35,6 +37,7 @@ class OnnxRuntime(Engine):
     package: ClassVar[str] = "onnxruntime"
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int4")
     suffix: ClassVar[str] = ".onnx"
+    chooses: ClassVar[bool] = True
 
     @property
     def install(self) -> str:
@@ -43,7 +46,7 @@ class OnnxRuntime(Engine):
     def processors(self) -> tuple[str, ...]:
         import onnxruntime
 
-        return tuple(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+        return tuple(name.removesuffix(_PROVIDER) for name in onnxruntime.get_available_providers())
 
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
         from openglm.model.sources import onnx_file  # what runs a bundle reads no graph
@@ -55,20 +58,27 @@ class OnnxRuntime(Engine):
         return (target, data) if data.is_file() else (target,)
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
-        return Runner(path, threads=threads)
+        return Runner(path, threads=threads, processor=self.processor or CPU)
+
+    def placed(self, path: Path) -> Mapping[str, Sequence[str]]:
+        return Runner(path, threads=1, processor=self.processor or CPU).placed()
 
 
 class Runner:
     """A model file loaded in ONNX Runtime.
 
     `threads` are the threads within an operator, all of the machine's where None; `arena` keeps
-    memory between runs. Raises `InputError` for a file the engine does not take.
+    memory between runs. What `processor` does not know, the CPU runs. Raises `InputError` for a file the
+    engine does not take, and where the processor cannot be used.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, arena: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, threads: int | None = None, arena: bool = True, processor: str = CPU
+    ) -> None:
         import onnxruntime
 
         check_threads(threads)
+        self._processor = processor
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
@@ -76,16 +86,21 @@ class Runner:
         options.enable_cpu_mem_arena = arena
         # Threads that went on spinning between runs would slow whatever is measured or run beside.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if _overflows():
             # Answers would not be a phone's. Where it is not needed it nearly halves the speed of AVX512.
             options.add_session_config_entry(_EXACT, "1")
         try:
-            self._session = _session(path, options)
+            self._session = _session(path, options, processor)
         except Exception as error:  # the engine's own kinds share no base
             raise InputError(
                 f"ONNX Runtime cannot load {path.name}: {_reason(error)}.",
                 "Check that the model is whole and that its operators are known to this engine.",
             ) from error
+        if f"{processor}{_PROVIDER}" not in self._session.get_providers():
+            raise InputError(
+                f"ONNX Runtime cannot use {processor} on this machine.", "Check its driver and libraries."
+            )
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
 
@@ -100,6 +115,17 @@ class Runner:
             ) from error
         return dict(zip(self.outputs, found, strict=True))
 
+    def placed(self) -> dict[str, list[str]]:
+        """The operators, as the engine has joined them, by what runs them, the processor that was asked for
+        first; empty for versions before 1.24, which do not tell."""
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}
+        found: dict[str, set[str]] = {self._processor: set()}
+        for part in self._session.get_provider_graph_assignment_info():
+            operators = found.setdefault(part.ep_name.removesuffix(_PROVIDER), set())
+            operators |= {node.op_type for node in part.get_nodes()}
+        return {name: sorted(operators) for name, operators in found.items()}
+
 
 @cache
 def _overflows() -> bool:
@@ -112,12 +138,14 @@ def _overflows() -> bool:
     return int(found[0, 0]) != 2 * 255 * 127
 
 
-def _session(path: Path, options: Any) -> Any:
+def _session(path: Path, options: Any, processor: str) -> Any:
     """The engine's session; with a warning, without the exact kernels, where it fails to make these."""
     import onnxruntime
 
+    providers = list(dict.fromkeys([f"{processor}{_PROVIDER}", f"{CPU}{_PROVIDER}"]))
+
     def load() -> Any:
-        return onnxruntime.InferenceSession(_named(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(_named(path), options, providers=providers)
 
     try:
         return load()

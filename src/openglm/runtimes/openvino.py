@@ -11,10 +11,9 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.engine import Engine, Source, check_threads
+from openglm.runtimes.engine import STATIC, Engine, Source, check_threads
 
-STATIC = {"QuantizeLinear", "DequantizeLinear"}
-"""The operators of graphs whose activations have ranges: these run in integers as they are."""
+CPU = "CPU"
 
 
 class OpenVINO(Engine):
@@ -26,6 +25,7 @@ class OpenVINO(Engine):
     converters: ClassVar[tuple[str, ...]] = ("nncf",)
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int4")
     suffix: ClassVar[str] = ".xml"
+    chooses: ClassVar[bool] = True
 
     def processors(self) -> tuple[str, ...]:
         import openvino
@@ -49,7 +49,7 @@ class OpenVINO(Engine):
         openvino.save_model(model, target, compress_to_fp16=precision == "fp16")
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
-        return Runner(path, threads=threads)
+        return Runner(path, threads=threads, processor=self.processor or CPU)
 
     def files(self, target: Path) -> Sequence[Path]:
         return target, target.with_suffix(".bin")
@@ -58,7 +58,7 @@ class OpenVINO(Engine):
 class Runner:
     """A model loaded in OpenVINO."""
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, processor: str = CPU) -> None:
         import openvino
 
         check_threads(threads)
@@ -68,14 +68,14 @@ class Runner:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        if threads is not None:
+        if threads is not None and processor == CPU:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
             model = core.read_model(path)
             # Compiled, an output may have more names than its own.
             self.outputs = [result.friendly_name for result in model.get_results()]
-            compiled = core.compile_model(model, "CPU", settings)
+            compiled = core.compile_model(model, processor, settings)
         except RuntimeError as error:
             raise InputError(
                 f"OpenVINO cannot load {path.name}: {_reason(error)}.", "Export the bundle again."

@@ -19,7 +19,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.dynamic.footprint import Footprint, watched
-from openglm.dynamic.program import ProgramRunner, open_file
+from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of, open_file
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes import batches as kept
 from openglm.runtimes import measure
@@ -38,12 +38,15 @@ class Answers(NamedTuple):
     ways: list[list[list[str]]]
     """For each input, the segments and gates that each of its rows went through."""
     took: Footprint
+    operators: dict[str, list[str]]
+    """What runs which operators, where the engine tells."""
 
 
 def convert(
     runtime: str, source: Source, target: Path, precision: Precision, folder: Path, seconds: float
 ) -> None:
-    """Have an engine convert a graph; raises `InputError` with the reason where it does not get there."""
+    """Have an engine convert a graph, and check what it wrote where it does not run here; raises `InputError`
+    with the reason where it does not get there."""
     job = {
         "kind": "convert",
         "runtime": runtime,
@@ -72,7 +75,8 @@ def answers(
         "threads": threads,
     }
     found = _run(job, folder, seconds)
-    return Answers(kept.read(folder / OUTPUTS), found["ways"], Footprint(**found["took"]))
+    took = Footprint(**found["took"])
+    return Answers(kept.read(folder / OUTPUTS), found["ways"], took, found["operators"])
 
 
 def times(
@@ -141,19 +145,32 @@ def _ended(done: subprocess.CompletedProcess[str]) -> str:
 def _convert(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     calibration = None if job["calibration"] is None else Path(job["calibration"])
     source = Source(Path(job["graph"]), Path(job["plain"]), job["sizes"], calibration)
-    engine(job["runtime"]).convert(source, Path(job["target"]), job["precision"])
+    target = engine(job["runtime"])
+    target.convert(source, Path(job["target"]), job["precision"])
+    if not target.runs:
+        target.check(source, Path(job["target"]), job["precision"])
     return {}
 
 
 def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    engine(job["runtime"]).processors()  # so that the engine's own code is in the baseline
+    target = engine(job["runtime"])
+    target.processors()  # so that the engine's own code is in the baseline
     batches = kept.read(Path(job["inputs"]))
     found, took = watched(
         lambda: open_file(Path(job["program"]), threads=job["threads"], runtime=job["runtime"]),
         lambda runner: [_traced(runner, batch) for batch in batches],
     )
     kept.save([outputs for outputs, _ in found], folder / OUTPUTS)
-    return {"ways": [ways for _, ways in found], "took": took._asdict()}
+    content = ProgramFile.read(Path(job["program"]))
+    operators: dict[str, set[str]] = {}
+    for file in files_of(content.program, target.name, Path()).values():
+        for place, names in target.placed(file).items():
+            operators.setdefault(place, set()).update(names)
+    return {
+        "ways": [ways for _, ways in found],
+        "took": took._asdict(),
+        "operators": {place: sorted(names) for place, names in operators.items()},
+    }
 
 
 def _traced(runner: Runs, batch: kept.Batch) -> tuple[dict[str, np.ndarray], list[list[str]]]:

@@ -17,7 +17,7 @@ from openglm.bundle.store import check_target, opened, writing
 from openglm.dynamic.program import files_of
 from openglm.errors import InputError, OpenGLMError, nearest
 from openglm.report.page import REPORT
-from openglm.runtimes.engine import Engine, engine, engines
+from openglm.runtimes.engine import PROCESSOR, Engine, engine, engines, name_of
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.package import seal
 from openglm.targets.subject import Files, Subject, with_files
@@ -61,9 +61,10 @@ def export(
     those of open dimensions, by name, that engines which want them fixed get graphs for. Answers are
     compared on up to `samples` inputs of `data`, or of what stands in for it, and where `data` has labels
     the bundle's metric is taken too. An engine that fails, or whose answers differ by more than its
-    precision explains, is left out, and says why; where none is added the bundle stays as it was. Raises
-    `InputError` for an unknown engine or precision, `MissingExtraError` for an engine that is named and
-    not installed, `OutputError` where the bundle cannot be written.
+    precision explains, is left out, and says why; where none is added the bundle stays as it was. Files of an
+    engine that does not run on this machine are checked against the graphs instead. Raises `InputError` for
+    an unknown engine or precision, `MissingExtraError` for an engine that is named and not installed,
+    `OutputError` where the bundle cannot be written.
     """
     place = Path(bundle if output is None else output)
     asked = wanted(runtimes)
@@ -80,7 +81,8 @@ def export(
         def made(target: Engine, chosen: Precision) -> Target:
             if target.name != NAME:
                 files[target.name] = subject.converted(target, chosen, sizes)
-            return subject.proven(target, chosen, files[target.name])
+            judge = subject.proven if target.runs else subject.described
+            return judge(target, chosen, files[target.name])
 
         outcomes = [tried(engines()[NAME], subject.precision, made)]
         outcomes += [tried(each, precision or subject.precision, made) for each in asked]
@@ -104,7 +106,8 @@ def compare(
     seconds: float = SECONDS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Compare a bundle's engines, by name or "all" that it has, with its own, and measure them in turn.
+    """Compare a bundle's engines, by name or "all" that it has and that run here, with its own, and measure
+    them in turn. A name may choose a processor: "onnxruntime:xnnpack".
 
     Raises `InputError` for an engine that it has no model for, and as `export` does.
     """
@@ -112,9 +115,10 @@ def compare(
         folder, manifest = stack.enter_context(opened(Path(bundle)))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openglm-")))
         had = {target.engine: target for target in manifest.targets}
-        names = list(had) if ALL in runtimes else [name for name in dict.fromkeys(runtimes) if name != NAME]
-        others = {name: engine(name) for name in names}
-        files = {name: files_of(manifest.program, name, folder) for name in (NAME, *names)}
+        here = [name for name in had if engines()[name].runs]
+        names = here if ALL in runtimes else [name for name in dict.fromkeys(runtimes) if name != NAME]
+        others = [engine(name) for name in names]
+        files = {each.name: files_of(manifest.program, each.name, folder) for each in (engine(NAME), *others)}
         subject = Subject.of_bundle(
             folder, manifest, work, data, samples=samples, threads=threads, seconds=seconds, progress=progress
         )
@@ -123,8 +127,8 @@ def compare(
             return subject.proven(target, chosen, files[target.name])
 
         outcomes = [tried(engines()[NAME], subject.precision, there)]
-        for name, each in others.items():
-            chosen = had[name].precision if name in had else subject.precision
+        for each in others:
+            chosen = had[each.name].precision if each.name in had else subject.precision
             outcomes.append(tried(each, chosen, there))
         return measured(subject, outcomes, files, rounds)
 
@@ -135,13 +139,23 @@ def check_precision(precision: str | None) -> None:
         raise InputError(f"There is no precision '{precision}'.", nearest(precision, get_args(Precision)))
 
 
-def wanted(runtimes: Sequence[str]) -> list[Engine]:
-    """Engines by their names, or "all" that are installed but the bundle's own; raises as `export` does."""
+def wanted(runtimes: Sequence[str], *, run: bool = False) -> list[Engine]:
+    """Engines by their names, or "all" that are installed but the bundle's own; raises as `export` does.
+
+    If they are to `run`, all are those that do so here, and a name may choose a processor.
+    """
     if ALL in runtimes:
-        found = [each for each in engines().values() if each.name != NAME and not each.lacking]
+        others = [each for each in engines().values() if each.name != NAME and not each.lacking]
+        found = [each for each in others if each.runs or not run]
         if not found:
             raise InputError("No engine but ONNX Runtime is installed.", "See `openglm doctor`.")
         return found
+    chosen = next((name for name in runtimes if PROCESSOR in name), None)
+    if chosen and not run:
+        raise InputError(
+            f"A model is converted for an engine, not for one of its processors ('{chosen}').",
+            f"Name {name_of(chosen)}; `openglm compare` measures its processors.",
+        )
     if NAME in runtimes:
         raise InputError("Every bundle has its model for ONNX Runtime.", "Name another engine.")
     return [engine(name) for name in dict.fromkeys(runtimes)]
@@ -150,19 +164,19 @@ def wanted(runtimes: Sequence[str]) -> list[Engine]:
 def tried(target: Engine, precision: Precision, make: Callable[[Engine, Precision], Target]) -> Outcome:
     """What `make` gives for an engine, or why it does not."""
     try:
-        return Outcome(target.name, precision, make(target, precision))
+        return Outcome(target.label, precision, make(target, precision))
     except OpenGLMError as error:
-        return Outcome(target.name, precision, None, error.problem)
+        return Outcome(target.label, precision, None, error.problem)
 
 
 def measured(
     subject: Subject, outcomes: Sequence[Outcome], files: Mapping[str, Files], rounds: int
 ) -> list[Outcome]:
     """The outcomes with latency, where there is one."""
-    good = [item.target for item in outcomes if item.target is not None]
-    timed = subject.timed(good, {target.engine: files[target.engine] for target in good}, rounds)
+    good = [item.target for item in outcomes if item.target is not None and item.target.ran]
+    timed = subject.timed(good, {target.engine: files[name_of(target.engine)] for target in good}, rounds)
     by_engine = {target.engine: target for target in timed}
-    return [replace(item, target=by_engine.get(item.engine)) for item in outcomes]
+    return [replace(item, target=by_engine.get(item.engine, item.target)) for item in outcomes]
 
 
 def _write(
@@ -171,11 +185,11 @@ def _write(
     """The bundle with engines added; what it had for the same engines goes."""
     program, names = manifest.program, [target.engine for target in targets]
     replaced = {
-        file.name
+        file.relative_to(folder).as_posix()
         for segment in program.segments
         for name in names
         if name in segment.models
-        for file in engines()[name].files(Path(segment.models[name]))
+        for file in engines()[name].files(folder / segment.models[name])
     }
     for kept in set(manifest.files) - replaced:
         (place / kept).parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +198,9 @@ def _write(
         program = with_files(program, name, {segment: file.name for segment, file in files[name].items()})
         for file in files[name].values():
             for each in engines()[name].files(file):
-                shutil.copyfile(each, place / each.name)
+                copy = place / each.relative_to(file.parent)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(each, copy)
     before = [item for item in manifest.targets if item.engine not in names]
     changed = manifest.model_copy(update={"program": program, "targets": (*before, *targets)})
     seal(place, changed, report=REPORT in manifest.files)

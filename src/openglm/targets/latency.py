@@ -38,11 +38,12 @@ def latency(
     installed, compare their answers with ONNX Runtime's, and measure all in turn, once for each number of
     `threads`. The first outcome for each number is ONNX Runtime's.
 
-    Engines that a bundle has are taken as they are, if no `precision` is asked for. `dims` are the sizes of
+    A name may choose a processor, "onnxruntime:xnnpack". Engines that a bundle has are taken as they are, if
+    no `precision` is asked for. `dims` are the sizes of
     a model's open dimensions; all else is as in `export`, and so is what is raised.
     """
     check_precision(precision)
-    asked = [] if list(runtimes) == [NAME] else wanted([name for name in runtimes if name != NAME])
+    asked = [] if list(runtimes) == [NAME] else wanted([name for name in runtimes if name != NAME], run=True)
     for count in threads:
         check_threads(count)
     settings: dict[str, Any] = {"samples": samples, "seconds": seconds, "progress": progress}
@@ -81,7 +82,7 @@ def latency(
             for each in asked:
                 held = chosen.get(each.name, precision or subject.precision)
                 if each.name in failed:
-                    outcomes.append(Outcome(each.name, held, None, failed[each.name]))
+                    outcomes.append(Outcome(each.label, held, None, failed[each.name]))
                 else:
                     outcomes.append(tried(each, held, there))
             found += measured(subject, outcomes, files, rounds)

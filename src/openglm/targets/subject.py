@@ -21,7 +21,7 @@ from openglm.model.sources import onnx_file
 from openglm.passes.contract import Context
 from openglm.passes.dequantize import Dequantize
 from openglm.runtimes import batches, measure
-from openglm.runtimes.engine import Engine, Runs, Source, engine
+from openglm.runtimes.engine import Engine, Runs, Source, engine, name_of
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed, sizes
@@ -137,7 +137,7 @@ class Subject:
         """What an engine's files are like; raises `InputError` where it does not run them, or its answers
         differ from the bundle's own by more than the precision explains."""
         self.progress(f"{target.title}: comparing its answers")
-        answers = self._answers(target.name, files)
+        answers = self._answers(target.label, files)
         # Where rounding moves a row over a gate's threshold, its answer is another exit's: no measure of the
         # engine. How often that happens is one of its own.
         pairs = zip(answers.ways, self._reference.ways, strict=True)
@@ -152,19 +152,27 @@ class Subject:
         )
         if not proof.within(coarser(precision, self.precision)):
             raise InputError(_apart(proof), "Try another precision.")
+        found = {
+            "difference": float(f"{proof.difference:.3g}"),
+            "mean_difference": float(f"{proof.mean_difference:.3g}"),
+            "cosine": round(proof.cosine, 6),
+            "quality": self._quality(answers.outputs) if self._labelled else None,
+            "samples": len(self._batches),
+            "same_way": round(len(alike) / len(self._batches), 4) if self.program.gates else None,
+            "load_ms": answers.took.load_ms,
+            "peak_memory_mb": answers.took.peak_mb,
+            "operators": {place: tuple(names) for place, names in answers.operators.items()},
+        }
+        return self.described(target, precision, files).model_copy(update=found)
+
+    def described(self, target: Engine, precision: Precision, files: Files) -> Target:
+        """What is known of an engine's files without running them."""
         return Target(
-            engine=target.name,
+            engine=target.label,
             version=target.version or "",
             precision=precision,
-            difference=float(f"{proof.difference:.3g}"),
-            mean_difference=float(f"{proof.mean_difference:.3g}"),
-            cosine=round(proof.cosine, 6),
-            quality=self._quality(answers.outputs) if self._labelled else None,
-            samples=len(self._batches),
-            same_way=round(len(alike) / len(self._batches), 4) if self.program.gates else None,
+            samples=0,
             size_bytes=sum(each.stat().st_size for file in files.values() for each in target.files(file)),
-            load_ms=answers.took.load_ms,
-            peak_memory_mb=answers.took.peak_mb,
             host=measure.host(f"{target.title} {target.version}", self.threads),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -210,10 +218,11 @@ class Subject:
 
     def _program(self, runtime: str, files: Files) -> Path:
         """A file of the program with an engine's files in it."""
+        name = name_of(runtime)
         program = with_files(
-            self.program, runtime, {segment: str(file.resolve()) for segment, file in files.items()}
+            self.program, name, {segment: str(file.resolve()) for segment, file in files.items()}
         )
-        path = self.work / f"{runtime}.json"
+        path = self.work / f"{name}.json"
         content = ProgramFile(program=program, outputs=self.reads.outputs)
         path.write_text(content.model_dump_json(), encoding="utf-8")
         return path

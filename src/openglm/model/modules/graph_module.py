@@ -7,7 +7,7 @@ computed by `operators`. The module's code reads as a `forward` written by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,11 @@ from torch import fx, nn
 from openglm.errors import InputError
 from openglm.model.analysis.naming import module_of
 from openglm.model.modules import operators, shapes
+from openglm.model.modules.opset import modern
 
 SIZES = 16
 """So many whole numbers in a row, at most, are taken as sizes, axes and the like: Python's own, as
 `shapes` wants them."""
-OPSET = 13
-"""The first operator set that `operators` knows."""
 
 
 def of_graph(
@@ -42,9 +41,7 @@ def of_graph(
 class _Builder:
     def __init__(self, model: ir.Model, functions: Mapping[str, Callable[..., Any]]) -> None:
         self.functions = {**operators.OPERATORS, **functions}
-        if model.opset_imports.get("", OPSET) < OPSET:
-            model = _converted(model)
-        self.source = model.graph
+        self.source = modern(model).graph
         self.graph = fx.Graph()
         self.held: dict[str, Any] = {}
         """Layers and buffers by the path they get."""
@@ -122,6 +119,8 @@ class _Builder:
         for name, value in settings.items():
             if isinstance(value, torch.Tensor):
                 settings[name] = self._buffer(name, value)
+        if node.op_type == "Resize":  # sizes are made of its scales
+            self._spell_out(node.inputs[1:])
         if node.op_type == "Split":
             settings["outputs"] = len(node.outputs)
         given = [None if value is None else self.argument(value) for value in node.inputs]
@@ -136,6 +135,12 @@ class _Builder:
         for place, value in enumerate(node.outputs):
             self.nodes[str(value.name)] = self.graph.call_function(shapes.item, (made, place))
 
+    def _spell_out(self, values: Sequence[ir.Value | None]) -> None:
+        """Have constants as Python's numbers."""
+        for name in (str(value.name) for value in values if value is not None):
+            if isinstance(held := self.constants.get(name), np.ndarray):
+                self.constants[name] = held.tolist()
+
     def _free(self, path: str) -> str:
         """A path that nothing has yet."""
         tried, number = path, 1
@@ -143,20 +148,6 @@ class _Builder:
             number += 1
             tried = f"{path}_{number}"
         return tried
-
-
-def _converted(model: ir.Model) -> ir.Model:
-    """The model in the newer operator set."""
-    from onnx import version_converter
-
-    try:
-        proto = version_converter.convert_version(ir.to_proto(model), OPSET)
-    except Exception as error:  # the converter's own kinds share no base
-        raise InputError(
-            f"The model's operator set is older than {OPSET}, and it cannot be converted.",
-            "Export it again, or give it as a PyTorch module.",
-        ) from error
-    return ir.serde.deserialize_model(proto)
 
 
 def _unknown(what: str) -> InputError:

@@ -133,6 +133,14 @@ def gather_elements(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) ->
     return x.gather(axis, torch.where(indices < 0, indices + x.shape[axis], indices))
 
 
+def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) -> torch.Tensor:
+    own = [
+        torch.arange(size).reshape(-1, *[1] * (indices.dim() - 2 - axis))
+        for axis, size in enumerate(x.shape[:batch_dims])
+    ]
+    return x[(*own, *indices.unbind(-1))]
+
+
 def expand(x: Held, shape: Held) -> torch.Tensor:
     given = tensor(x)
     shape = _sizes(shape)
