@@ -158,3 +158,21 @@ print(engine("own").title)
 def test_one_of_ones_own_is_found() -> None:
     done = subprocess.run([sys.executable, "-c", OWN], capture_output=True, text=True, check=True)
     assert done.stdout == "My own\n"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "onnxruntime"])
+def test_names_that_python_takes_for_no_parameter(name: str, tmp_path: Path) -> None:
+    """As TensorFlow's exporters write them."""
+    x = ir.val("serving_default_x:0", ir.DataType.FLOAT, [1, 4])
+    node = ir.node("Relu", [x])
+    y = node.outputs[0]
+    y.name, y.type, y.shape = "Call:1", ir.TensorType(ir.DataType.FLOAT), ir.Shape([1, 4])
+    path = tmp_path / "net.onnx"
+    graph = ir.Graph([x], [y], nodes=[node], opset_imports={"": 20}, name="net")
+    onnx_file.write(ir.Model(graph, ir_version=10), path)
+    found = engine(name)
+    target = tmp_path / f"model{found.suffix}"
+    found.convert(Source(path, path), target, "fp32")
+    given = np.array([[-1, 2, -3, 4]], np.float32)
+    (array,) = found.load(target, threads=1).run({"serving_default_x:0": given}).values()
+    np.testing.assert_array_equal(array, np.maximum(given, 0))

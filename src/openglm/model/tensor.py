@@ -18,6 +18,12 @@ NUMBERS = "^(bool|u?int(8|16|32|64)|float(16|32|64))$"
 """Types that numpy has and an engine can be fed with."""
 
 
+def identifier(name: str) -> str:
+    """A tensor's name as Python takes it for a parameter: "serving_default_x:0" is `serving_default_x_0`."""
+    found = re.sub(r"\W", "_", name)
+    return found if found.isidentifier() else f"_{found}"
+
+
 class TensorSpec(BaseModel):
     """Name, type and shape of a tensor; a dimension given by name may take any size at run time."""
 

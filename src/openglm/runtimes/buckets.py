@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from openglm.device.host import usable_cores
 from openglm.errors import InputError
-from openglm.model.tensor import TensorSpec
+from openglm.model.tensor import TensorSpec, identifier
 from openglm.runtimes.engine import check_threads, reason
 
 if TYPE_CHECKING:
@@ -81,17 +81,20 @@ class Buckets(BaseModel):
         return {spec.name: tuple(_size(size, known) for size in spec.shape) for spec in self.inputs}
 
     def example(self, place: int) -> dict[str, torch.Tensor]:
-        """Ones in the shapes of one graph's inputs: what every vocabulary and mask has."""
+        """Ones in the shapes of one graph's inputs, by `identifier` of their names: what every vocabulary and
+        mask has."""
         import torch
 
         shapes = self.shapes(place)
         return {
-            spec.name: torch.ones(shapes[spec.name], dtype=getattr(torch, spec.dtype)) for spec in self.inputs
+            identifier(spec.name): torch.ones(shapes[spec.name], dtype=getattr(torch, spec.dtype))
+            for spec in self.inputs
         }
 
     def run(self, arrays: Batch, call: Callable[[int, Batch], Batch]) -> dict[str, np.ndarray]:
         """What `call`, given a graph's place in `sizes` and inputs of its shapes, makes of arrays of any
-        size; raises `InputError` where no graph is large enough."""
+        size; there inputs and outputs have the `identifier` of their names. Raises `InputError` where no
+        graph is large enough."""
         given = {
             size: arrays[spec.name].shape[axis]
             for spec in self.inputs
@@ -103,7 +106,7 @@ class Buckets(BaseModel):
         found = []
         for row in range(given.pop(self.rows, 1) if self.rows else 1):
             own = {name: array[row : row + 1] if self.rows else array for name, array in arrays.items()}
-            filled = {name: _filled(own[name], shape) for name, shape in shapes.items()}
+            filled = {identifier(name): _filled(own[name], shape) for name, shape in shapes.items()}
             found.append(self._cut(call(place, filled), given))
         return {spec.name: np.concatenate([each[spec.name] for each in found]) for spec in self.outputs}
 
@@ -119,7 +122,7 @@ class Buckets(BaseModel):
         for spec in self.outputs:
             corner = tuple(slice(given.get(str(size))) for size in spec.shape)
             # Engines of phones know no 64 bits.
-            cut[spec.name] = outputs[spec.name][corner].astype(spec.dtype, copy=False)
+            cut[spec.name] = outputs[identifier(spec.name)][corner].astype(spec.dtype, copy=False)
         return cut
 
 

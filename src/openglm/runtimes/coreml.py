@@ -15,6 +15,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
+from openglm.model.tensor import identifier
 from openglm.runtimes.buckets import Batch, BucketRunner, Buckets, beside, graph_name
 from openglm.runtimes.engine import Engine, Source, reason
 
@@ -121,7 +122,7 @@ def _converted(module: Any, buckets: Buckets, place: int, system: Any, precision
         made = coremltools.convert(
             program,
             convert_to="mlprogram",
-            outputs=[coremltools.TensorType(name=spec.name) for spec in buckets.outputs],
+            outputs=[coremltools.TensorType(name=identifier(spec.name)) for spec in buckets.outputs],
             compute_precision=computed,
             minimum_deployment_target=system,
             skip_model_load=True,

@@ -10,7 +10,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.model.tensor import TensorSpec
+from openglm.model.tensor import TensorSpec, identifier
 from openglm.runtimes.buckets import Buckets, graph_name
 from openglm.runtimes.coreml import LARGE, MAIN
 from openglm.runtimes.engine import Source, reason
@@ -69,17 +69,17 @@ def _check_ends(
 ) -> None:
     """Inputs or outputs; where shapes are not given, sizes that are open may be any."""
     found = {item.name: item.type.multiArrayType for item in described}
-    if set(found) != {spec.name for spec in specs}:
+    if set(found) != {identifier(spec.name) for spec in specs}:
         raise _differs(f"its {kind}s are {', '.join(sorted(found))}")
     for spec in specs:
-        shape = tuple(found[spec.name].shape)
+        shape = tuple(found[identifier(spec.name)].shape)
         wanted = shapes.get(spec.name, spec.shape)
         same = len(shape) == len(wanted) and all(
             isinstance(want, str) or want == have for want, have in zip(wanted, shape, strict=True)
         )
         if not same:
             raise _differs(f"its {kind} '{spec.name}' has shape {list(shape)}, not {list(wanted)}")
-        number = _NUMBERS.get(found[spec.name].dataType, "unknown")
+        number = _NUMBERS.get(found[identifier(spec.name)].dataType, "unknown")
         if (number[0] == "f") != (spec.dtype[0] == "f"):
             raise _differs(f"its {kind} '{spec.name}' is {number}, not {spec.dtype}")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
+from openglm.model.tensor import identifier
 from openglm.runtimes.buckets import Batch, BucketRunner, Buckets, beside, graph_name
 from openglm.runtimes.engine import Engine, Source, reason
 
@@ -42,13 +43,13 @@ class ExecuTorch(Engine):
         from executorch.exir import to_edge_transform_and_lower
 
         from openglm.model.modules.graph_module import of_graph
+        from openglm.model.modules.integers import of_static
         from openglm.model.sources import onnx_file
-        from openglm.runtimes.integers import of_static
 
         buckets = Buckets.of(source.inputs, source.outputs, source.sizes)
         static = precision == "int8" and source.static
         graph = onnx_file.read(source.graph if static else source.plain)
-        module: Any = of_static(graph, folded=True) if static else of_graph(graph)
+        module: Any = of_static(graph, named=True, folded=True) if static else of_graph(graph, named=True)
         methods = {}
         try:
             if static or precision == "int4":
@@ -98,11 +99,11 @@ class Runner(BucketRunner):
     def _call(self, place: int, arrays: Batch) -> Batch:
         import torch
 
-        given = [torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.inputs]
+        given = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
         found = self._methods[place].execute(given)
         # Its tensors lie in the engine's own memory, which the next call writes over.
         return {
-            spec.name: np.array(value.numpy())
+            identifier(spec.name): np.array(value.numpy())
             for spec, value in zip(self._buckets.outputs, found, strict=True)
         }
 

@@ -39,8 +39,8 @@ class LiteRT(Engine):
         from litert_torch.quantize.quant_config import QuantConfig
 
         from openglm.model.modules.graph_module import of_graph
+        from openglm.model.modules.integers import of_static
         from openglm.model.sources import onnx_file
-        from openglm.runtimes.integers import of_static
 
         buckets = Buckets.of(source.inputs, source.outputs, source.sizes)
         settings = {}

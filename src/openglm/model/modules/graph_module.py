@@ -19,6 +19,7 @@ from openglm.errors import InputError
 from openglm.model.analysis.naming import module_of
 from openglm.model.modules import operators, shapes
 from openglm.model.modules.opset import modern
+from openglm.model.tensor import identifier
 
 SIZES = 16
 """So many whole numbers in a row, at most, are taken as sizes, axes and the like: Python's own, as
@@ -29,7 +30,8 @@ def of_graph(
     model: ir.Model, *, named: bool = False, functions: Mapping[str, Callable[..., Any]] | None = None
 ) -> fx.GraphModule:
     """The graph as a module in evaluation mode; `forward` takes the graph's inputs under their names and
-    gives its outputs, a tensor or a tuple of them, or `named`, a dict. `functions` compute operators that
+    gives its outputs, a tensor or a tuple of them, or `named`, a dict, both under `identifier` of their
+    names. `functions` compute operators that
     are not known otherwise, by their types.
 
     The weights of layers are parameters. Other constants are buffers, which no training changes. Raises
@@ -60,9 +62,9 @@ class _Builder:
             name = str(value.name)
             if name in self.constants:
                 continue
-            if not name.isidentifier():
+            if not name.isidentifier() and not named:
                 raise InputError(f"Python takes no parameter '{name}'.", "Export the graph's input anew.")
-            self.nodes[name] = self.graph.placeholder(name)
+            self.nodes[name] = self.graph.placeholder(identifier(name))
         for node in self.source:
             if node.domain not in ("", "ai.onnx"):
                 raise _unknown(f"{node.domain}.{node.op_type}")
@@ -77,7 +79,8 @@ class _Builder:
         outputs = [self.argument(value) for value in self.source.outputs]
         given: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
         if named:
-            given = {str(value.name): node for value, node in zip(self.source.outputs, outputs, strict=True)}
+            names = [identifier(str(value.name)) for value in self.source.outputs]
+            given = dict(zip(names, outputs, strict=True))
         self.graph.output(given)
         return fx.GraphModule(self.held, self.graph).eval()
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from openglm.model.modules.integers import of_static
 from openglm.model.sources import onnx_file
-from openglm.runtimes.integers import of_static
 from openglm.runtimes.onnxruntime import Runner
 
 GRAPH = """
