@@ -66,3 +66,8 @@ def test_beyond_a_sessions_own_limit(encoder_bundle: Path) -> None:
 def test_a_limit_that_is_none(bundle: Path) -> None:
     with pytest.raises(InputError, match="0 MB hold nothing"):
         openglm.load(bundle, memory_mb=0)
+
+
+def test_without_an_arena_answers_are_the_same(bundle: Path) -> None:
+    with openglm.load(bundle, threads=1) as one, openglm.load(bundle, threads=1, arena=False) as other:
+        assert other.verify() == one.verify() == 0

@@ -41,6 +41,9 @@ def run(
     memory_mb: float | None = typer.Option(
         None, help="Megabytes of memory that loading and running may take; beyond that it stops."
     ),
+    arena: bool = typer.Option(
+        True, "--arena/--no-arena", help="Keep memory from one run to the next, where the engine can."
+    ),
     json: bool = typer.Option(False, "--json", help="Print all outputs as JSON."),
 ) -> None:
     """Run a bundle. Nothing leaves the machine, and neither torch nor the network is needed.
@@ -60,7 +63,7 @@ def run(
             "Nothing, or more than one kind of thing, was given to run on.",
             "Give --text, --image or --arrays.",
         )
-    with load(bundle, threads=threads, runtime=runtime, memory_mb=memory_mb) as session:
+    with load(bundle, threads=threads, runtime=runtime, memory_mb=memory_mb, arena=arena) as session:
         given: dict[str, Any] = {"text_pair": pair or None}
         if arrays is not None:
             given["arrays"] = _read(arrays)

@@ -209,10 +209,12 @@ def open_program(
     *,
     threads: int | None = None,
     runtime: str = NAME,
+    arena: bool = True,
 ) -> ProgramRunner:
     """A program with its segments, files of `folder`, loaded in an engine; raises `InputError` where the
     engine does not take one, or is not known, `MissingExtraError` where it is not installed."""
     files, loader = files_of(program, runtime, folder), engine(runtime)
+    loader = loader if arena else loader.lean()
 
     def load(segment: Segment) -> Runs:
         return loader.load(files[segment.name], threads=threads)

@@ -35,6 +35,7 @@ def load(
     threads: int | None = None,
     runtime: str = NAME,
     memory_mb: float | None = None,
+    arena: bool = True,
 ) -> Session:
     """Load a bundle, a folder or a zip of it, with every file's hash checked.
 
@@ -42,7 +43,8 @@ def load(
     that the bundle has a model for, with one of its processors if it has several ("onnxruntime:xnnpack");
     "auto" takes the fastest, as measured when it was exported, that is installed here. `memory_mb` is how
     many megabytes (10^6 bytes) of resident memory loading and running may add to the process; `InputError`
-    is raised as soon as it was more.
+    is raised as soon as it was more. Without `arena` an engine that has the choice keeps no memory from one
+    run to the next.
 
     Raises `InputError` where there is no bundle, or no model for the engine, or the engine has no such
     processor, `MissingExtraError` where that is not installed, `VerificationError` where the bundle is not
@@ -54,7 +56,7 @@ def load(
     try:
         folder, manifest = stack.enter_context(opened(Path(path)))
         runtime = fastest(manifest) if runtime == AUTO else runtime
-        return Session(folder, manifest, threads or _best_threads(manifest), stack, runtime, limit)
+        return Session(folder, manifest, threads or _best_threads(manifest), stack, runtime, limit, arena)
     except BaseException:
         stack.close()
         raise
@@ -83,6 +85,7 @@ class Session:
         resources: ExitStack,
         runtime: str = NAME,
         limit: MemoryLimit | None = None,
+        arena: bool = True,
     ) -> None:
         self.manifest = manifest
         self._limit = limit
@@ -92,7 +95,7 @@ class Session:
         files_of(manifest.program, runtime, folder)  # an engine that was not exported for is no fault of it
         try:
             self._runner: ProgramRunner | None = open_program(
-                manifest.program, manifest.outputs, folder, threads=threads, runtime=runtime
+                manifest.program, manifest.outputs, folder, threads=threads, runtime=runtime, arena=arena
             )
         except InputError as error:
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error

@@ -103,6 +103,8 @@ class Engine(ABC):
     """Whether it can be told which of its processors to run on."""
     processor: str | None = None
     """The one that was chosen, of `processors`."""
+    arena: bool = True
+    """Whether memory is kept from one run to the next, where the engine has the choice."""
 
     @property
     def label(self) -> str:
@@ -161,6 +163,12 @@ class Engine(ABC):
             )
         chosen = copy(self)
         chosen.processor = known[processor.lower()]
+        return chosen
+
+    def lean(self) -> Engine:
+        """The same engine without an arena: runs are slower, and leave no memory behind."""
+        chosen = copy(self)
+        chosen.arena = False
         return chosen
 
     def placed(self, path: Path) -> Mapping[str, Sequence[str]]:

@@ -58,7 +58,7 @@ class OnnxRuntime(Engine):
         return (target, data) if data.is_file() else (target,)
 
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
-        return Runner(path, threads=threads, processor=self.processor or CPU)
+        return Runner(path, threads=threads, arena=self.arena, processor=self.processor or CPU)
 
     def placed(self, path: Path) -> Mapping[str, Sequence[str]]:
         return Runner(path, threads=1, processor=self.processor or CPU).placed()
