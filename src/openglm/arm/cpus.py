@@ -32,7 +32,7 @@ class Cpu:
 _BASE = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
 _DOT = f"{_BASE} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 
-# QEMU 7.2's "max" with SVE gives wrong int8 results. It is no chip: the part is Neoverse V1's, which has i8mm.
+# QEMU 7.2's "max" with SVE gives wrong int8 results. It is no chip: the part is Neoverse V1, with i8mm.
 CPUS = {
     cpu.name: cpu
     for cpu in (

@@ -14,9 +14,9 @@ from typing import IO, Any
 import numpy as np
 
 from openglm.arm.cpus import Cpu
-from openglm.arm.install import INSIDE, Emulation, needed
+from openglm.arm.install import INSIDE, needed
 from openglm.bundle.manifest import Segment
-from openglm.dynamic.program import ProgramRunner, ProgramFile, files_of
+from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes.onnxruntime import NAME
 

@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import sys
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,7 +30,7 @@ def load(path: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run(session: onnxruntime.InferenceSession, request: dict) -> None:
+def run(session: onnxruntime.InferenceSession, request: dict[str, Any]) -> None:
     """Read inputs, run, and write the outputs of the last run."""
     with np.load(request["arrays"], allow_pickle=False) as file:
         arrays = {name: file[f"arr_{index}"] for index, name in enumerate(request["names"])}
@@ -51,7 +52,7 @@ def main() -> None:
     print(json.dumps({"onnxruntime": onnxruntime.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        answer: dict = {}
+        answer: dict[str, Any] = {}
         try:
             if "load" in request:
                 session = load(request["load"])

@@ -28,8 +28,8 @@ _ROOT, _SITE, _QEMU, _COUNTER = "root", "site", "qemu", "counter.so"
 _ENGINE = ("numpy", "onnxruntime")
 _PYTHON = ("python{}-minimal", "libpython{}-minimal", "libpython{}-stdlib")
 _LIBRARIES = (
-    "libc6", "libgcc-s1", "libstdc++6", "libgomp1", "zlib1g", "libexpat1", "libffi8", "libbz2-1.0", "liblzma5",
-    "libuuid1", "libcrypt1",
+    "libc6", "libgcc-s1", "libstdc++6", "libgomp1", "zlib1g", "libexpat1", "libffi8", "libbz2-1.0",
+    "liblzma5", "libuuid1", "libcrypt1",
 )  # fmt: skip
 _PLUGIN_VERSIONS = (1, 2, 3, 4)
 """Of QEMU's plugin interface: QEMU says which it takes by refusing others."""
