@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from openglm.arm.cpus import Cpu, cpu
-from openglm.arm.emulator import Counts, Emulator
+from openglm.arm.emulator import TIMES, Counts, Emulator
 from openglm.model.auto import printable
 from openglm.runtimes.onnxruntime import NAME, version
 from openglm.search.comparison import check_alike, open_source, timed
@@ -93,9 +93,10 @@ def compare(
     )
 
 
-def count(path: Path, inputs: Sequence[Mapping[str, np.ndarray]], core: Cpu) -> Counts:
-    """What one inference takes in the mean of some inputs: of a model's file, or a program's segments."""
-    with Emulator(core, counting=True) as emulator:
+def count(path: Path, inputs: Sequence[Mapping[str, np.ndarray]], core: Cpu, times: int = TIMES) -> Counts:
+    """What one inference takes in the mean of some inputs, each run `times` times: of a model's file, or of a
+    program's segments."""
+    with Emulator(core, counted=times) as emulator:
         runner = emulator.open(path)
         for arrays in inputs:
             runner.run(arrays)

@@ -20,8 +20,8 @@ from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes.onnxruntime import NAME
 
-WARM, TIMES = 2, 5
-"""Inferences before those that are counted, and how many are: the median of them counts."""
+WARM, TIMES = 1, 5
+"""Inferences before those that are counted, and how many are where no other number is asked for."""
 
 
 class EmulationError(OpenGLMError):
@@ -55,13 +55,13 @@ NONE = Counts(0, 0, 0, 0, 0)
 class Emulator:
     """ARM's ONNX Runtime on one thread of an emulated processor; a context manager.
 
-    With `counting`, every graph's run is made `WARM` and `TIMES` times, and what it takes is added to
-    `spent`. Raises `InputError` where ARM emulation is not set up, or cannot count.
+    With `counted`, every graph runs `WARM` and then so many times, and the median of what it takes is
+    added to `spent`. Raises `InputError` where ARM emulation is not set up, or cannot count.
     """
 
-    def __init__(self, cpu: Cpu, *, counting: bool = False) -> None:
+    def __init__(self, cpu: Cpu, *, counted: int = 0) -> None:
         emulation = needed()
-        if counting and emulation.uncounted:
+        if counted and emulation.uncounted:
             raise InputError(
                 f"Instructions cannot be counted here: {emulation.uncounted}.",
                 "See to that, and set ARM emulation up again.",
@@ -69,13 +69,13 @@ class Emulator:
         self.cpu = cpu
         self.spent = NONE
         self._emulation = emulation
-        self._counting = counting
+        self._counted = counted
         self._loaded = 0
 
     def __enter__(self) -> Emulator:
         self._folder = tempfile.TemporaryDirectory(prefix="openglm-")
         self.work = Path(self._folder.name)
-        counts = self.work / "counts" if self._counting else None
+        counts = self.work / "counts" if self._counted else None
         self._complaints = (self.work / "stderr").open("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             self._emulation.command(self.cpu, counts, str(INSIDE)),
@@ -129,8 +129,8 @@ class Emulator:
 
     def ask(self, request: Mapping[str, Any], trouble: str) -> dict[str, Any]:
         """The answer to a request; raises `InputError` that begins with `trouble` where there is none."""
-        if self._counting and "run" in request:
-            request = {**request, "warm": WARM, "times": TIMES}
+        if self._counted and "run" in request:
+            request = {**request, "warm": WARM, "times": self._counted}
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended: the answer says so
             self._process.stdin.write(json.dumps(request) + "\n")
