@@ -4,12 +4,13 @@
     python benchmarks/arm.py --data ../shared/data
 
 An encoder and a MobileNetV2, which is trained on CIFAR-10 here, once. Counts are the same on every machine;
-they are no time. Exits with 1 where a target is missed. Models are kept in build/benchmarks.
+they are no time. Exits with 1 where a target is missed. Models and counts are kept in build/benchmarks.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -30,7 +31,7 @@ from openglm.arm.cpus import CPUS
 from openglm.arm.emulator import Counts
 from openglm.bundle.manifest import FILE
 from openglm.data import Dataset, Sample
-from openglm.dynamic.program import open_file
+from openglm.dynamic.program import model_files, open_file
 from openglm.model.sources import onnx_file
 from quantize_case import by_us
 
@@ -42,8 +43,6 @@ SIZE, HELD_OUT, CALIBRATION = 64, 2000, 256
 TOKENS = (32, 128)
 LOW_END = 2.8
 """How many times fewer instructions the recipe shall take on a Cortex-A53."""
-TIMES = 3
-"""Inferences that are counted, after one that is not."""
 
 Batch = Mapping[str, np.ndarray]
 
@@ -58,11 +57,18 @@ class Row:
     accuracy: float | None = None
 
 
-def counted(name: str, path: Path, batch: Batch, accuracy: float | None = None) -> Row:
-    """A model's file or a bundle's manifest on every processor."""
+def counted(name: str, path: Path, batch: Batch, times: int, accuracy: float | None = None) -> Row:
+    """A model's file or a bundle's manifest on every processor, `times` inferences; found once and kept."""
+    depends = hashlib.sha256(f"{install.needed().packages} {times}".encode())
+    for file in model_files(path):
+        depends.update(file.read_bytes())
+    depends.update(b"".join(array.tobytes() for array in batch.values()))
     found = {}
     for cpu in CPUS.values():
-        found[cpu.name] = count(path, [batch], cpu, TIMES)
+        kept = FOLDER / "arm" / f"{depends.hexdigest()[:16]}-{cpu.name}.json"
+        if not kept.is_file():
+            kept.write_text(json.dumps(vars(count(path, [batch], cpu, times))), encoding="utf-8")
+        found[cpu.name] = Counts(**json.loads(kept.read_text(encoding="utf-8")))
         print(f"{name} on {cpu.name}: {found[cpu.name].instructions / 1e6:.2f} M instructions", flush=True)
     return Row(name, found, accuracy)
 
@@ -85,8 +91,8 @@ def encoder() -> list[list[Row]]:
         title = f"all-MiniLM-L6-v2, {tokens} tokens"
         rows.append(
             [
-                counted(f"{title}, fp32", fp32, batch),
-                counted(f"{title}, dynamic_wi8_ai8", int8, batch),
+                counted(f"{title}, fp32", fp32, batch, 1),
+                counted(f"{title}, dynamic_wi8_ai8", int8, batch, 1),
             ]
         )
     return rows
@@ -122,7 +128,7 @@ def network(data: Path) -> list[Row]:
         runner = open_file(path, threads=1)
         answers = [next(iter(runner.run(_batch(picture)).values())).argmax() for picture in shown]
         accuracy = float(np.mean(np.array(answers) == labels.numpy()))
-        rows.append(counted(f"MobileNetV2, {name}", path, _batch(shown[0]), accuracy))
+        rows.append(counted(f"MobileNetV2, {name}", path, _batch(shown[0]), 3, accuracy))
     return rows
 
 

@@ -103,7 +103,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(once: Callable[..., Path]) -> Path:
-    """Exported graphs go into a cache of the tests' own, beside the user's ARM emulation where there is one."""
+    """Exported graphs go into a cache of the tests' own; the user's ARM emulation stays in reach."""
     from openglm.arm.install import home
 
     def make(path: Path) -> None:

@@ -20,7 +20,7 @@ from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes.onnxruntime import NAME
 
-WARM, TIMES = 1, 5
+WARM, TIMES = 1, 3
 """Inferences before those that are counted, and how many are where no other number is asked for."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from openglm.arm.cpus import CPUS, Cpu
 from openglm.errors import InputError
@@ -93,10 +94,10 @@ def installed() -> Emulation | None:
     """What was set up, for the engine's version that is here; none where that is not whole."""
     folder = home().resolve()
     try:
-        found = Emulation.model_validate_json((folder / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        found = Emulation.model_validate({**record, "folder": folder, "program": folder / record["program"]})
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or broken
         return None
-    found = found.model_copy(update={"folder": folder, "program": folder / found.program})
     same = found.packages == _packages() and found.source == sha256(COUNTER)
     return found if same and found.program.is_file() and found.interpreter.is_file() else None
 
@@ -128,7 +129,7 @@ def install(progress: Callable[[str], None] = lambda _: None) -> tuple[Emulation
         with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as name:
             work, old = Path(name) / "new", Path(name) / "old"
             made = _fill(work, Path(name), progress)
-            (work / _RECORD).write_text(made.model_dump_json(indent=1), encoding="utf-8")
+            (work / _RECORD).write_text(made.model_dump_json(indent=1, exclude={"folder"}), encoding="utf-8")
             if target.exists():
                 target.resolve().rename(old)
             work.rename(target.resolve())
@@ -146,6 +147,9 @@ def _fill(work: Path, scratch: Path, progress: Callable[[str], None]) -> Emulati
     if here is None:
         progress("fetching QEMU")
         apt.own("qemu-user", work / _QEMU)
+        for path in (work / _QEMU / "usr/bin").iterdir():  # those for other processors take 100 MB
+            if path.name != QEMU:
+                path.unlink()
     progress("fetching ARM packages")
     apt.arm([*_LIBRARIES, *(name.format(python) for name in _PYTHON)], work / _ROOT)
     progress("fetching ONNX Runtime for ARM")
