@@ -15,7 +15,6 @@ import numpy as np
 
 from openglm.arm.cpus import Cpu
 from openglm.arm.install import INSIDE, needed
-from openglm.bundle.manifest import Segment
 from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes.onnxruntime import NAME
@@ -111,7 +110,7 @@ class Emulator:
 
     def load(self, path: Path) -> Emulated:
         """A graph, loaded there; raises `InputError` where the engine does not take it."""
-        said = self.ask({"load": str(path.resolve())}, f"ONNX Runtime on ARM cannot load {path.name}")
+        said = self._ask({"load": str(path.resolve())}, f"ONNX Runtime on ARM cannot load {path.name}")
         self._loaded += 1
         return Emulated(self, self._loaded - 1, said["inputs"], said["outputs"])
 
@@ -121,16 +120,31 @@ class Emulator:
             return self.load(path)
         content = ProgramFile.read(path)
         files = files_of(content.program, NAME, path.parent)
+        return ProgramRunner(content.program, content.outputs, lambda segment: self.load(files[segment.name]))
 
-        def load(segment: Segment) -> Emulated:
-            return self.load(files[segment.name])
+    def run(self, graph: Emulated, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a graph gives; raises `InputError` for inputs it cannot run on."""
+        given, results = (self.work / f"{name}.npz" for name in ("arrays", "results"))
+        np.savez(given, *arrays.values())
+        warm, times = (WARM, self._counted) if self._counted else (0, 1)
+        self._ask(
+            {
+                "run": graph.index,
+                "names": list(arrays),
+                "arrays": str(given),
+                "results": str(results),
+                "warm": warm,
+                "times": times,
+            },
+            "The model cannot run on these inputs on ARM",
+        )
+        if self._marks:
+            self.spent += self._median()
+        with np.load(results, allow_pickle=False) as file:
+            return {name: file[f"arr_{index}"] for index, name in enumerate(graph.outputs)}
 
-        return ProgramRunner(content.program, content.outputs, load)
-
-    def ask(self, request: Mapping[str, Any], trouble: str) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, Any], trouble: str) -> dict[str, Any]:
         """The answer to a request; raises `InputError` that begins with `trouble` where there is none."""
-        if self._counted and "run" in request:
-            request = {**request, "warm": WARM, "times": self._counted}
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended: the answer says so
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -139,8 +153,6 @@ class Emulator:
         if "error" in answer:
             reason = answer["error"].splitlines()[0].rsplit(" : ", 1)[-1].removesuffix(".")[:300]
             raise InputError(f"{trouble}: {reason}.", "Check that it runs on this machine itself.")
-        if self._marks and "run" in request:
-            self.spent += self._median()
         return answer
 
     def _answer(self) -> dict[str, Any]:
@@ -164,20 +176,15 @@ class Emulator:
         return Counts(*np.median(marks[:, 1] - marks[:, 0], axis=0).astype(int).tolist())
 
 
+@dataclass(frozen=True)
 class Emulated:
     """A graph loaded in an `Emulator`."""
 
-    def __init__(self, emulator: Emulator, index: int, inputs: list[str], outputs: list[str]) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self._emulator = emulator
-        self._index = index
+    emulator: Emulator
+    index: int
+    inputs: list[str]
+    outputs: list[str]
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
-        given, results = (self._emulator.work / f"{name}.npz" for name in ("arrays", "results"))
-        np.savez(given, *arrays.values())
-        request = {"run": self._index, "names": list(arrays), "arrays": str(given), "results": str(results)}
-        self._emulator.ask(request | {"warm": 0, "times": 1}, "The model cannot run on these inputs on ARM")
-        with np.load(results, allow_pickle=False) as file:
-            return {name: file[f"arr_{index}"] for index, name in enumerate(self.outputs)}
+        return self.emulator.run(self, arrays)

@@ -28,7 +28,7 @@ class Apt:
         if lacking:
             raise InputError(
                 f"ARM emulation is made of Debian packages, and {lacking[0]} is not on this machine.",
-                "Use Debian or Ubuntu, or a container of one of them.",
+                "Use Debian, or a container of it.",
             )
         state = folder / "state"
         (state / "lists/partial").mkdir(parents=True)

@@ -62,11 +62,11 @@ class Emulation(BaseModel):
 
     def command(self, cpu: Cpu, counts: Path | None, *arguments: str) -> list[str]:
         """What runs ARM's Python on a processor; with `counts`, marks are told of in that file."""
-        counter = f"{self.folder / _COUNTER},out={counts}"
+        library, file = (str(path).replace(",", ",,") for path in (self.folder / _COUNTER, counts))
         return [
             *[str(self.program), "-U", "LD_LIBRARY_PATH", "-cpu", cpu.model],
             *["-L", str(self.folder / cpu.name)],
-            *(["-plugin", counter] if counts else []),
+            *(["-plugin", f"{library},out={file}"] if counts else []),
             *[str(self.interpreter), "-B", *arguments],
         ]
 
@@ -126,13 +126,15 @@ def install(progress: Callable[[str], None] = lambda _: None) -> tuple[Emulation
         found = installed()
         if found is not None and not found.uncounted:
             return found, False
+        for left in target.parent.glob(f".{NAME}-*"):  # of a call that was killed
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as name:
             work, old = Path(name) / "new", Path(name) / "old"
             made = _fill(work, Path(name), progress)
             (work / _RECORD).write_text(made.model_dump_json(indent=1, exclude={"folder"}), encoding="utf-8")
             if target.exists():
-                target.resolve().rename(old)
-            work.rename(target.resolve())
+                target.rename(old)
+            work.rename(target)
     return needed(), True
 
 
