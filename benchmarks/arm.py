@@ -59,7 +59,7 @@ class Row:
 
 def counted(name: str, path: Path, batch: Batch, times: int, accuracy: float | None = None) -> Row:
     """A model's file or a bundle's manifest on every processor, `times` inferences; found once and kept."""
-    depends = hashlib.sha256(f"{install.needed().packages} {times}".encode())
+    depends = hashlib.sha256(f"{install.needed().packages} {install.needed().source} {times}".encode())
     for file in model_files(path):
         depends.update(file.read_bytes())
     depends.update(b"".join(array.tobytes() for array in batch.values()))
