@@ -103,8 +103,15 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(once: Callable[..., Path]) -> Path:
-    """Exported graphs go into a cache of the tests' own."""
-    path = once("cache", lambda path: path.mkdir())
+    """Exported graphs go into a cache of the tests' own; the user's ARM emulation stays in reach."""
+    from openglm.arm.install import home
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        if home().is_dir():
+            (path / home().name).symlink_to(home())
+
+    path = once("cache", make)
     os.environ["OPENGLM_CACHE"] = str(path)
     return path
 

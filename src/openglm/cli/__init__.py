@@ -41,6 +41,7 @@ check that a bundle is whole and still right    openglm verify OUT
 see what was done to it and why                 openglm explain OUT
 measure two against each other                  openglm compare A B
 see which engines are here                      openglm doctor
+prove it on an emulated ARM core                openglm verify OUT --cpu cortex-a53
 carry it on other engines too                   openglm export OUT --runtime mnn,openvino
 set its thresholds again on other data          openglm calibrate OUT --data FILE -o NEW
 fine-tune an encoder for a task                 openglm finetune MODEL --task sst-2 --data DIR -o OUT

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from openglm.cli.console import err, listed, out, print_json
+from openglm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from openglm.arm.install import Emulation
     from openglm.bundle.manifest import Target
     from openglm.targets.export import Outcome
 
@@ -24,8 +26,15 @@ def register(app: typer.Typer) -> None:
     app.command(name="export")(export)
 
 
-def doctor(json: bool = typer.Option(False, "--json", help="Print the result as JSON.")) -> None:
+def doctor(
+    install: str = typer.Option("", help="Set up arm-emulation, by which bundles run on emulated ARM cores."),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
     """Which engines are installed, their versions, what each can use here, and how to get the others."""
+    if install:
+        _install(install, json)
+        return
+    from openglm.arm.install import installed
     from openglm.device.host import processor_name, usable_cores
     from openglm.runtimes.engine import engines
 
@@ -44,7 +53,7 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print the result as 
             }
             for name, each in engines().items()
         ]
-        print_json({"engines": rows})
+        print_json({"engines": rows, "arm_emulation": _emulation(installed())})
         return
     from rich.markup import escape
     from rich.table import Table
@@ -61,7 +70,48 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print the result as 
             escape(each.install) if each.lacking else "",
         )
     out().print(table)
-    out().print(f"\nThis machine: {processor_name()}, {usable_cores()} cores.", style="dim", soft_wrap=True)
+    out().print(f"\n{_emulated(installed())}", soft_wrap=True)
+    out().print(f"This machine: {processor_name()}, {usable_cores()} cores.", style="dim", soft_wrap=True)
+
+
+def _install(what: str, json: bool) -> None:
+    """Set up ARM emulation."""
+    from openglm.arm import install as arm
+
+    if what != arm.NAME:
+        raise InputError(f"There is nothing to install that is called '{what}'.", f"Known is: {arm.NAME}.")
+    with err().status("looking") as status:
+        found, new = arm.install(status.update)
+    if json:
+        print_json({"arm_emulation": _emulation(found), "new": new})
+        return
+    out().print("It is set up now." if new else "It was set up before.")
+    out().print(_emulated(found), soft_wrap=True)
+
+
+def _emulated(found: Emulation | None) -> str:
+    """Whether ARM emulation is here, in a line."""
+    from openglm.arm.cpus import CPUS
+    from openglm.arm.install import COMMAND
+
+    if found is None:
+        return f"[dim]–[/] ARM emulation: {COMMAND}"
+    engine = f"ONNX Runtime {found.packages['onnxruntime']} on {', '.join(CPUS)} (QEMU {found.qemu})"
+    return f"[green]✓[/] ARM emulation: {engine}" + (
+        f"; no instruction counts: {found.uncounted}" if found.uncounted else ""
+    )
+
+
+def _emulation(found: Emulation | None) -> dict[str, Any]:
+    from openglm.arm.cpus import CPUS
+    from openglm.arm.install import COMMAND
+
+    state = {"available": found is not None, "cpus": list(CPUS), "install": COMMAND}
+    if found is None:
+        return state
+    return state | found.model_dump(
+        mode="json", include={"folder", "python", "packages", "qemu", "uncounted"}
+    )
 
 
 def export(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from openglm.arm.cpus import CPUS
 from openglm.cli.console import err, listed, out, print_json
 from openglm.cli.explain import explain
 from openglm.errors import InputError
@@ -24,12 +25,16 @@ def verify(
         "onnxruntime",
         help="The engine; another that the bundle was exported for, or a processor: onnxruntime:xnnpack.",
     ),
+    cpu: str = typer.Option("", help=f"Run it on an emulated ARM processor instead: {', '.join(CPUS)}."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Check a bundle: every file's hash, that it loads, and that it still gives the recorded outputs.
 
     Exit codes: 0 all as recorded, 2 no bundle, 4 changed, incomplete or giving other outputs.
     """
+    if cpu:
+        _verify_on_arm(bundle, runtime, cpu, json)
+        return
     from openglm.dynamic.session import load
 
     with load(bundle, runtime=runtime) as session:
@@ -38,23 +43,60 @@ def verify(
     if json:
         print_json({"bundle": str(bundle), "ok": True, "files": len(manifest.files), "difference": worst})
         return
-    exactly = (
-        "exactly the recorded outputs"
-        if worst == 0
-        else f"the recorded outputs to {worst:.2g} of their range"
+    out().print(
+        f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {_outputs(worst)}.",
+        soft_wrap=True,
     )
-    out().print(f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {exactly}.")
+
+
+def _outputs(difference: float) -> str:
+    if difference == 0:
+        return "exactly the recorded outputs"
+    return f"the recorded outputs to {difference:.2g} of their range"
+
+
+def _verify_on_arm(bundle: Path, runtime: str, cpu: str, json: bool) -> None:
+    from openglm.arm.verify import verify as run
+    from openglm.runtimes.onnxruntime import NAME
+
+    if runtime != NAME:
+        raise InputError(f"Only {NAME} runs on an emulated processor.", "Leave out --runtime.")
+    with err().status("emulating"):
+        found, manifest = run(bundle, cpu)
+    if json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "ok": True,
+                "files": len(manifest.files),
+                "cpu": cpu,
+                "difference": found.difference,
+                "identical": found.identical,
+            }
+        )
+        return
+    outputs = f"{_outputs(found.difference)}, {found.identical:.1%} of the values bit for bit"
+    if found.identical == 1:
+        outputs = "exactly the recorded outputs, bit for bit"
+    out().print(
+        f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {outputs}.", soft_wrap=True
+    )
+    out().print(f"Emulated: {CPUS[cpu].title}.", style="dim", soft_wrap=True)
 
 
 def compare(
-    one: str = typer.Argument(..., metavar="A", help="A bundle, or anything that MODEL takes elsewhere."),
-    other: str | None = typer.Argument(None, metavar="[B]", help="Another one."),
+    sources: list[str] = typer.Argument(
+        ..., metavar="A [B]", help="Bundles, or anything that MODEL takes elsewhere; with --cpu also more."
+    ),
     runtimes: str = typer.Option(
         "",
         help="Instead of B: A is a bundle, and these of its engines, joined by commas, or all. Some choose a "
         "processor (openglm doctor): onnxruntime:xnnpack.",
     ),
     shape: str = typer.Option("", help="Sizes of symbolic dimensions: batch=1,sequence=128."),
+    cpu: str = typer.Option(
+        "", help=f"Count the instructions on an emulated ARM processor instead: {', '.join(CPUS)}."
+    ),
     threads: int = typer.Option(1, min=1, help="Threads."),
     rounds: int = typer.Option(25, min=5, help="Rounds; in each, both run once."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
@@ -65,12 +107,17 @@ def compare(
     Examples:
       openglm compare all-minilm-l6-v2 small
       openglm compare small --runtimes all
+      openglm compare all-minilm-l6-v2 small --cpu cortex-a53
     """
-    if (other is None) == (not runtimes):
-        raise InputError("There is nothing, or too much, to compare with.", "Give B, or --runtimes.")
-    if other is None:
-        _engines(one, runtimes, shape, threads, rounds, json)
+    if cpu and not runtimes and len(sources) > 1:
+        _instructions(sources, cpu, shape, json)
         return
+    if cpu or len(sources) > 2 or (len(sources) == 1) == (not runtimes):
+        raise InputError("There is nothing, or too much, to compare with.", "Give B, or --runtimes.")
+    if runtimes:
+        _engines(sources[0], runtimes, shape, threads, rounds, json)
+        return
+    one, other = sources
     import tempfile
 
     from rich.markup import escape
@@ -145,3 +192,38 @@ def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, 
         show(outcomes)
     if any(item.target is None for item in outcomes):
         raise typer.Exit(NOT_ADDED)
+
+
+def _instructions(sources: list[str], cpu: str, shape: str, json: bool) -> None:
+    """Compare by instructions on an emulated processor."""
+    import tempfile
+
+    from openglm.arm.compare import compare as count
+    from openglm.model.analysis.shapes import parse_dims
+
+    dims = parse_dims(shape)
+    with tempfile.TemporaryDirectory(prefix="openglm-") as folder, err().status("emulating") as status:
+        found = count(sources, cpu, Path(folder), dims=dims, progress=status.update)
+    if json:
+        print_json(found.model_dump(mode="json"))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("")
+    for column in ("instructions", "to A", "float", "int8", "dot", "matrix"):
+        table.add_column(column, justify="right")
+    for side in found.sides:
+        kinds = (side.floats, side.integers, side.dots, side.matrices)
+        counts = (f"{count / 1e6:.2f} M" if count else "" for count in kinds)
+        table.add_row(escape(side.name), f"{side.instructions / 1e6:.2f} M", f"{side.ratio:.2f}", *counts)
+    out().print(table)
+    sizes = ", ".join(f"{name} {size}" for name, size in found.shape.items()) or "fixed shapes"
+    mean = f", the mean of {found.inputs} inputs" if found.inputs > 1 else ""
+    out().print(
+        f"\nInstructions for one inference{mean}, counted on an emulated processor: {CPUS[cpu].title}; "
+        "and those of them that multiply vectors, by kind. They are no time.",
+        soft_wrap=True,
+    )
+    out().print(f"{found.engine} for ARM, 1 thread, {sizes}.", style="dim", soft_wrap=True)

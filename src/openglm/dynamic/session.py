@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,6 +72,15 @@ def fastest(manifest: Manifest) -> str:
 def _best_threads(manifest: Manifest) -> int | None:
     best = manifest.best_threads
     return best if best is not None and best <= usable_cores() else None
+
+
+class Agreement(NamedTuple):
+    """How far outputs are from the recorded ones."""
+
+    difference: float
+    """The largest difference, as a share of the largest recorded value of its output."""
+    identical: float
+    """The share of values that are the same bit for bit."""
 
 
 class Session:
@@ -169,28 +178,7 @@ class Session:
 
         Raises `VerificationError` where it is beyond `TOLERANCE` or there are no probes.
         """
-        if self.manifest.probes is None:
-            raise VerificationError("The bundle holds no recorded outputs to compare with.", "Make it again.")
-        try:
-            worst = max(self._differences(self._folder / self.manifest.probes))
-        except (InputError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise VerificationError(
-                f"The recorded inputs and outputs do not go with the model ({error}).",
-                "Make the bundle again.",
-            ) from error
-        if not worst <= TOLERANCE:
-            raise VerificationError(
-                f"The model's outputs differ from the recorded ones by {worst:.2%} of their range.",
-                "Use another version of the engine, or make the bundle again on this machine.",
-            )
-        return worst
-
-    def _differences(self, probes: Path) -> Iterator[float]:
-        """For every recorded output, how far the model is from it."""
-        for given, recorded in read_probes(probes):
-            found = self.run(given)
-            for name, array in recorded.items():
-                yield _difference(found[name], array)
+        return agreement(self._folder, self.manifest, self.run).difference
 
     def close(self) -> None:
         """Free the model, and the folder a zip was unpacked to; a closed session runs no more."""
@@ -227,6 +215,36 @@ def read_probes(path: Path) -> list[tuple[dict[str, np.ndarray], dict[str, np.nd
     return [(part(f"{number}/in."), part(f"{number}/out.")) for number in numbers]
 
 
+def agreement(
+    folder: Path, manifest: Manifest, run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+) -> Agreement:
+    """What `run` gives for a bundle's probes against what was recorded.
+
+    Raises `VerificationError` where they differ by more than `TOLERANCE` or there are no probes.
+    """
+    if manifest.probes is None:
+        raise VerificationError("The bundle holds no recorded outputs to compare with.", "Make it again.")
+    worst, same, values = 0.0, 0, 0
+    try:
+        for given, recorded in read_probes(folder / manifest.probes):
+            found = run(given)
+            for name, array in recorded.items():
+                worst = max(worst, _difference(found[name], array))
+                same += _identical(found[name], array)
+                values += array.size
+    except (InputError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise VerificationError(
+            f"The recorded inputs and outputs do not go with the model ({error}).",
+            "Make the bundle again.",
+        ) from error
+    if not worst <= TOLERANCE:
+        raise VerificationError(
+            f"The model's outputs differ from the recorded ones by {worst:.2%} of their range.",
+            "Use another version of the engine, or make the bundle again on this machine.",
+        )
+    return Agreement(worst, same / values if values else 1.0)
+
+
 def _difference(found: np.ndarray, recorded: np.ndarray) -> float:
     if found.shape != recorded.shape:
         return float("inf")
@@ -238,6 +256,16 @@ def _difference(found: np.ndarray, recorded: np.ndarray) -> float:
     gap = np.nan_to_num(gap, nan=np.inf, posinf=np.inf)
     scale = float(np.abs(recorded[np.isfinite(recorded)]).max(initial=0.0))
     return float(gap.max() / scale) if scale else float(gap.max())
+
+
+def _identical(found: np.ndarray, recorded: np.ndarray) -> int:
+    """How many values are the same bit for bit."""
+    if found.shape != recorded.shape or found.dtype != recorded.dtype:
+        return 0
+    one, other = (
+        np.frombuffer(array.tobytes(), np.uint8).reshape(-1, array.itemsize) for array in (found, recorded)
+    )
+    return int((one == other).all(axis=1).sum())
 
 
 def _samples(text: Any, text_pair: Any, image: Any) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from openglm.bundle.manifest import FILE, Host, Timing
@@ -65,26 +66,19 @@ def compare(
     Raises `InputError` where they do not take the same inputs or give the same outputs.
     """
     with ExitStack() as resources:
-        a = _opened(one, folder / "a.onnx", dims, resources)
-        b = _opened(other, folder / "b.onnx", dims, resources)
+        a = open_source(one, folder / "a.onnx", dims, resources)
+        b = open_source(other, folder / "b.onnx", dims, resources)
         return _compared(one, other, a, b, threads=threads, rounds=rounds)
 
 
-def _compared(one: str, other: str, a: _Opened, b: _Opened, *, threads: int, rounds: int) -> Comparison:
-    takes = [each.reads.inputs for each in (a, b)]
-    if {spec.name for spec in takes[0]} != {spec.name for spec in takes[1]}:
-        raise InputError(
-            f"{one} takes {', '.join(map(str, takes[0]))} and {other} {', '.join(map(str, takes[1]))}.",
-            "Compare models with the same inputs.",
-        )
+def _compared(one: str, other: str, a: Opened, b: Opened, *, threads: int, rounds: int) -> Comparison:
+    check_alike({one: a, other: b})
     feed = Feed(a.reads, None, a.shape, calibration_samples=1, evaluation_samples=SAMPLES)
     runners = [open_file(each.path, threads=threads) for each in (a, b)]
     outputs = [feed.outputs(runner)[0] for runner in runners]
     labels = list(next(iter(outputs[0].values())))
     score = fidelity.score(feed.evaluation(outputs[1], outputs[0], labels))
-    # What a program costs depends on what it reads.
-    programs = any(isinstance(each.reads, Bundled) and each.reads.gated for each in (a, b))
-    inputs = feed.first(TIMED) if programs else [feed.shaped()]
+    inputs = timed(feed, (a, b))
     times = {
         name: taken / len(inputs)
         for name, taken in measure.interleaved(
@@ -116,9 +110,28 @@ def _compared(one: str, other: str, a: _Opened, b: _Opened, *, threads: int, rou
     )
 
 
+def check_alike(opened: Mapping[str, Opened]) -> None:
+    """Raise `InputError` where models, by what the user called them, do not take the same inputs."""
+    (one, first), *others = opened.items()
+    takes = first.reads.inputs
+    for other, each in others:
+        if {spec.name for spec in takes} != {spec.name for spec in each.reads.inputs}:
+            raise InputError(
+                f"{one} takes {', '.join(map(str, takes))} and {other} "
+                f"{', '.join(map(str, each.reads.inputs))}.",
+                "Compare models with the same inputs.",
+            )
+
+
+def timed(feed: Feed, opened: Sequence[Opened]) -> list[dict[str, np.ndarray]]:
+    """The inputs that speed is measured on: several where one is a program, which costs what it reads."""
+    programs = any(isinstance(each.reads, Bundled) and each.reads.gated for each in opened)
+    return feed.first(TIMED) if programs else [feed.shaped()]
+
+
 @dataclass(frozen=True)
-class _Opened:
-    """One of the two, ready to be loaded by an engine."""
+class Opened:
+    """A model or a bundle, ready to be loaded by an engine."""
 
     reads: Model | Bundled
     path: Path
@@ -127,13 +140,13 @@ class _Opened:
     """The sizes of its named dimensions."""
 
 
-def _opened(source: str, file: Path, dims: Mapping[str, int], resources: ExitStack) -> _Opened:
+def open_source(source: str, file: Path, dims: Mapping[str, int], resources: ExitStack) -> Opened:
     """What is in a bundle, or a model, which is written to `file`."""
     if not is_bundle(Path(source)):
         model = AutoModel.from_pretrained(source)
         onnx_file.write(plain(model.graph), file)
-        return _Opened(model, file, sizes(model, dims))
+        return Opened(model, file, sizes(model, dims))
     folder, manifest = resources.enter_context(opened(Path(source)))
     if unknown := sorted(set(dims) - set(manifest.shape)):
         raise InputError(f"{source} has no dimension '{unknown[0]}'.", nearest(unknown[0], manifest.shape))
-    return _Opened(Bundled.of(folder, manifest), folder / FILE, {**manifest.shape, **dims})
+    return Opened(Bundled.of(folder, manifest), folder / FILE, {**manifest.shape, **dims})

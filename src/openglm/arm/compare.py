@@ -1,0 +1,104 @@
+"""Models and bundles side by side by the instructions that an inference takes on an ARM processor.
+
+Instructions are not time: a core may start several at once, and waits for memory. But they are the same on
+every machine and at every load, and of two versions of a model on one core they tell the lighter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from openglm.arm.cpus import Cpu, cpu
+from openglm.arm.emulator import TIMES, Counts, Emulator
+from openglm.model.auto import printable
+from openglm.runtimes.onnxruntime import NAME, version
+from openglm.search.comparison import check_alike, open_source, timed
+from openglm.search.feed import Feed
+
+SAMPLES = 8
+"""Inputs that a program with gates is counted on."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Side(_Part):
+    """What was counted of one of them, for one inference."""
+
+    name: str
+    instructions: int
+    ratio: float
+    """Its instructions as a share of the first one's."""
+    floats: int
+    integers: int
+    dots: int
+    matrices: int
+    """Of the instructions those that multiply vectors, by kind: `Counts` says which."""
+
+
+class Comparison(_Part):
+    """Several counted on one processor."""
+
+    cpu: str
+    sides: tuple[Side, ...]
+    inputs: int
+    """How many inputs were run: counts are the mean of these."""
+    shape: dict[str, int]
+    engine: str
+
+
+def compare(
+    sources: Sequence[str],
+    name: str,
+    folder: Path,
+    *,
+    dims: Mapping[str, int],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Count two or more, each a bundle or a source that `AutoModel` reads; work files go into `folder`.
+
+    All run on the same inputs, of the sizes that the first was measured with. Raises `InputError` where
+    they do not take the same inputs, or ARM emulation is not set up.
+    """
+    core = cpu(name)
+    with ExitStack() as resources:
+        opened = [
+            open_source(source, folder / f"{index}.onnx", dims, resources)
+            for index, source in enumerate(sources)
+        ]
+        check_alike(dict(zip(sources, opened, strict=True)))
+        first = opened[0]
+        feed = Feed(first.reads, None, first.shape, calibration_samples=1, evaluation_samples=SAMPLES)
+        inputs = timed(feed, opened)
+        counts = []
+        for source, each in zip(sources, opened, strict=True):
+            progress(f"emulating {printable(source)}")
+            counts.append(count(each.path, inputs, core))
+    base = counts[0].instructions
+    return Comparison(
+        cpu=name,
+        sides=tuple(
+            Side(name=printable(source), ratio=found.instructions / base, **vars(found))
+            for source, found in zip(sources, counts, strict=True)
+        ),
+        inputs=len(inputs),
+        shape=first.shape,
+        engine=f"{NAME} {version()}",
+    )
+
+
+def count(path: Path, inputs: Sequence[Mapping[str, np.ndarray]], core: Cpu, times: int = TIMES) -> Counts:
+    """What one inference takes in the mean of some inputs, each run `times` times: of a model's file, or of a
+    program's segments."""
+    with Emulator(core, counted=times) as emulator:
+        runner = emulator.open(path)
+        for arrays in inputs:
+            runner.run(arrays)
+        spent = vars(emulator.spent)
+    return Counts(*(round(number / len(inputs)) for number in spent.values()))

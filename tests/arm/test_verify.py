@@ -1,0 +1,58 @@
+"""`openglm verify --cpu`: a bundle's recorded outputs on an emulated ARM processor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from openglm.arm.install import Emulation
+from openglm.bundle.manifest import FILE
+from openglm.hashing import sha256
+
+Command = Callable[..., Any]
+
+
+def test_an_encoder(command: Command, emulation: Emulation, bert_bundle: Path) -> None:
+    told = json.loads(command("verify", bert_bundle, "--cpu", "cortex-a53", "--json").out)
+    assert (told["ok"], told["cpu"], told["files"]) == (True, "cortex-a53", 5)
+    assert 0 <= told["difference"] < 0.001
+    assert 0 <= told["identical"] <= 1
+
+
+def test_a_program_with_gates(command: Command, emulation: Emulation, cascade_bundle: Path) -> None:
+    ran = command("verify", cascade_bundle, "--cpu", "cortex-a76")
+    assert ran.code == 0
+    assert "files as their hashes say, loaded, " in ran.out
+    assert "Cortex-A76" in ran.out
+
+
+def test_other_outputs_under_a_right_hash(command: Command, emulation: Emulation, bundle: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(array * 2, array.dtype), tensor.name))
+    onnx.save(model, bundle / "model.onnx")
+    manifest = json.loads((bundle / FILE).read_text())
+    file = {"sha256": sha256(bundle / "model.onnx"), "bytes": (bundle / "model.onnx").stat().st_size}
+    manifest["files"]["model.onnx"] = file
+    (bundle / FILE).write_text(json.dumps(manifest))
+    ran = command("verify", bundle, "--cpu", "cortex-a53")
+    assert ran.code == 4
+    assert "outputs differ from the recorded ones" in ran.err
+
+
+def test_bad_input(command: Command, bundle: Path) -> None:
+    ran = command("verify", bundle, "--cpu", "cortex-a54")
+    assert ran.code == 2
+    assert "Did you mean cortex-a53" in ran.err
+    ran = command("verify", bundle, "--cpu", "cortex-a53", "--runtime", "mnn")
+    assert ran.code == 2
+    assert "Leave out --runtime." in ran.err
+    (bundle / "model.onnx").write_bytes(b"x")
+    assert command("verify", bundle, "--cpu", "cortex-a53").code == 4
