@@ -55,11 +55,10 @@ def doctor(
         ]
         print_json({"engines": rows, "arm_emulation": _emulation(installed())})
         return
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("engine", "name", "version", "runs on", "if it is missing"):
+    for column in ("engine", "name", "version", "runs on"):
         table.add_column(column, overflow="fold")
     for name, each in engines().items():
         table.add_row(
@@ -67,10 +66,13 @@ def doctor(
             name,
             each.version or "",
             ", ".join(processors[name]) if each.runs or not each.version else "not here: it converts only",
-            escape(each.install) if each.lacking else "",
         )
     out().print(table)
     out().print(f"\n{_emulated(installed())}", soft_wrap=True)
+    for each in engines().values():
+        if each.lacking:
+            told = f"To add {each.title}, or what it converts with: {each.install}"
+            out().print(told, soft_wrap=True, markup=False)
     out().print(f"This machine: {processor_name()}, {usable_cores()} cores.", style="dim", soft_wrap=True)
 
 

@@ -35,7 +35,8 @@ class ExecuTorch(Engine):
     def processors(self) -> tuple[str, ...]:
         from executorch.runtime import Runtime
 
-        return tuple(Runtime.get().backend_registry.registered_backend_names)
+        names = Runtime.get().backend_registry.registered_backend_names
+        return tuple(name.removesuffix("Backend") for name in names)
 
     def convert(self, source: Source, target: Path, precision: Precision) -> None:
         import torch

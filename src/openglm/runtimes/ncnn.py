@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -83,6 +84,8 @@ class NCNN(Engine):
     def processors(self) -> tuple[str, ...]:
         import ncnn
 
+        if find_library("vulkan") is None:  # ncnn would look for it in several places, and say so
+            return ("CPU",)
         cards = [ncnn.get_gpu_info(place).device_name() for place in range(ncnn.get_gpu_count())]
         return "CPU", *(f"Vulkan ({card})" for card in cards)
 
