@@ -136,29 +136,34 @@ def test_the_program_is_kept_within_its_limit(classifier: Model) -> None:
     assert set(bold.graphs) == {segment.name for segment in bold.program.segments}
 
 
-def test_while_it_learns_tokens_fade_as_they_will_go(classifier: Model) -> None:
+def test_while_it_learns_tokens_of_half_the_rows_fade_as_they_will_go(
+    classifier: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With thresholds far from every importance, fading is all or nothing, and equals taking away."""
     found = pruned(classifier, [0.8, 0.0], after=(0, 2))
-    fades = fading.of(found.module)
-    assert fades is not None
-    given = {name: torch.from_numpy(array) for name, array in inputs(classifier, TEXTS[:1]).items()}
+    given = {name: torch.from_numpy(array) for name, array in inputs(classifier, TEXTS[:1] * 64).items()}
     module = copy.deepcopy(found.module)
     own = fading.of(module)
     assert own is not None
     own.train()  # the rest stays without dropout
-    sharp = fading.TEMPERATURE
-    try:
-        fading.TEMPERATURE = 1e-4
-        with torch.no_grad():
-            answer = module(**given)[0]
-    finally:
-        fading.TEMPERATURE = sharp
+    monkeypatch.setattr(fading, "TEMPERATURE", 1e-4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        answers = module(**given)[0].numpy()
     wanted, counts = by_hand(classifier, TEXTS[0], {0: 0.8})
+    whole, _ = by_hand(classifier, TEXTS[0], {})
     assert counts[-1] < counts[0]
-    np.testing.assert_allclose(answer.numpy(), wanted, rtol=1e-3, atol=1e-4)
+    faded, kept = (np.isclose(answers, answer, rtol=1e-3, atol=1e-4).all(1) for answer in (wanted, whole))
+    assert (faded ^ kept).all()
+    assert 16 < faded.sum() < 48
+    assert float(own.penalty()) == pytest.approx(
+        fading.PULL * (counts[1] / counts[0] - own.keep) ** 2, rel=0.01
+    )
 
 
-def test_training_aims_at_the_share_that_shall_stay(classifier: Model) -> None:
+def test_training_aims_at_the_share_that_shall_stay(
+    classifier: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = TokenPruning(keep=0.4, after=(0, 1)).apply(classifier, Context()).model
     data = open_data(ROWS)
     trained = Distil(steps=60, batch_size=6, learning_rate=1e-3, alpha=0.9).apply(
@@ -172,6 +177,7 @@ def test_training_aims_at_the_share_that_shall_stay(classifier: Model) -> None:
     fades = fading.of(own)
     assert fades is not None
     fades.train()
+    monkeypatch.setattr(fading, "WHOLE", 0.0)
     given = inputs(classifier, [row["text"] for row in ROWS])  # type: ignore[misc]
     with torch.no_grad():
         own(**{name: torch.from_numpy(array) for name, array in given.items()})

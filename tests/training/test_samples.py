@@ -284,3 +284,13 @@ def test_digest_is_of_rows_and_labels(encoder: Model) -> None:
     }  # fmt: skip
     assert base not in others
     assert len(others) == 3
+
+
+def test_arrays_laid_out_otherwise_are_the_same_rows() -> None:
+    square = wrapped(lambda self, x: x * 2.0, {"x": torch.zeros(1, 2, 3, 3)})
+    pictures = np.arange(4 * 18, dtype=np.float32).reshape(4, 2, 3, 3)
+    last = np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert not last[0].flags.c_contiguous
+    plain, turned = (Samples(square, open_data([{"x": one} for one in each])) for each in (pictures, last))
+    assert turned.digest() == plain.digest()
+    assert same(turned.batch([2, 0]).inputs, {"x": pictures[[2, 0]]})

@@ -3,7 +3,8 @@
 Behind a block a token's weight in all later attention is multiplied by sigmoid((importance - threshold)
 / temperature), importance being the attention that the token received in that block, in shares of the
 mean. At 0 that is what a network computes from which the token is gone. The thresholds learn with the
-network, held to a share of tokens that may stay (Learned Token Pruning: Kim et al. 2022).
+network, held to a share of tokens that may stay (Learned Token Pruning: Kim et al. 2022). From some rows
+nothing fades, so that the network still answers well where a program drops none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ START = 0.1
 """Of the mean: what thresholds begin with. Hardly a token is below it."""
 PACE = 100.0
 """How many times faster than weights thresholds learn."""
+WHOLE = 0.5
+"""The share of rows that keep all their tokens while the network learns: it is to answer either way."""
 PULL = 10.0
 """Weight of the squared share of tokens that stay beyond the one allowed."""
 
@@ -45,6 +48,7 @@ class Fading(nn.Module):
         self.raw = nn.Parameter(torch.full((count,), START / PACE))
         self.keep = keep
         self._present: list[torch.Tensor] = []
+        self._whole: list[torch.Tensor] = []
         self._attention: list[torch.Tensor] = []
         self._importances: list[torch.Tensor] = []
         self._states: list[torch.Tensor] = []
@@ -61,7 +65,7 @@ class Fading(nn.Module):
         return {THRESHOLDS: json.dumps([round(value, 6) for value in self.thresholds.tolist()])}
 
     def penalty(self) -> torch.Tensor:
-        """How far the tokens that stayed in the last run are beyond the share allowed."""
+        """How far the tokens that stayed in the last run, of rows that fade, are beyond the share allowed."""
         share = torch.stack(self._shares).mean()
         self._shares.clear()
         return PULL * functional.relu(share - self.keep).square()
@@ -73,7 +77,14 @@ class Fading(nn.Module):
 
     def _forget(self) -> None:
         """Let go of what a run left, but for what `penalty` reads."""
-        for kept in (self._present, self._attention, self._importances, self._states, self._fade):
+        for kept in (
+            self._present,
+            self._whole,
+            self._attention,
+            self._importances,
+            self._states,
+            self._fade,
+        ):
             kept.clear()
 
     def mask(self, block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -84,6 +95,8 @@ class Fading(nn.Module):
                 return value
             if not self._present:
                 self._present.append((value[:, 0, 0] == 0).to(value.dtype))
+                if self.training:
+                    self._whole.append(torch.rand(len(value), 1, device=value.device) < WHOLE)
             return value + self._fade[0][:, None, None, :] if self._fade else value
 
         found = tuple(map(faded, inputs)), {key: faded(value) for key, value in named.items()}
@@ -119,9 +132,10 @@ class Fading(nn.Module):
         mean = (importance * present).sum(1, keepdim=True) / count
         fade = functional.logsigmoid((importance / mean - self.thresholds[place]) / TEMPERATURE)
         fade = torch.cat([torch.zeros_like(fade[:, :1]), fade[:, 1:]], 1)  # the answer is read from the first
+        fade = fade.masked_fill(self._whole[0], 0.0)
         self._fade[:] = [fade if not self._fade else self._fade[0] + fade]
-        there = self._present[0]
-        self._shares.append((self._fade[0].exp() * there).sum() / there.sum())
+        there = self._present[0].masked_fill(self._whole[0], 0.0)
+        self._shares.append((self._fade[0].exp() * there).sum() / there.sum().clamp(min=1))
 
     def end(self, module: nn.Module, inputs: Any, output: Any) -> tuple[torch.Tensor, ...]:
         """A hook of the whole module."""

@@ -62,7 +62,8 @@ class _Rows:
     def close(self) -> None:
         if self._open:
             offsets = np.cumsum([0, *(len(row) for row in self._open)])
-            self._chunks.append((np.concatenate(self._open), offsets))
+            # Of rows laid out otherwise, such as channels last, numpy makes an array laid out so, too.
+            self._chunks.append((np.ascontiguousarray(np.concatenate(self._open)), offsets))
             self._open = []
 
     def __getitem__(self, index: int) -> np.ndarray:

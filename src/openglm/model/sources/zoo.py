@@ -80,7 +80,7 @@ ZOO: dict[str, Entry] = {
         package_folder="model",
         hub_id="",
         install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
-        sha256="35fb9177efb2d5c231156d317fd031d9e5f402af72d59e49c45b14aa7d0afd68",
+        sha256="5c75012ee1dbc724eb9540b632caf0f0e8d7df9514168f2a518d60eb8460ff4b",
         make="open_autoglm_base:model",
     ),
 }
