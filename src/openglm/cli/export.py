@@ -209,7 +209,7 @@ def _notes(target: Target) -> Iterator[str]:
     if not target.ran:
         yield f"{target.engine} does not run on this machine: its files were checked, not run."
     for place, operators in target.elsewhere.items():
-        yield f"{target.engine}: {place} runs {', '.join(operators)}."
+        yield f"{target.engine}, in {place}: {', '.join(operators)}."
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
@@ -241,7 +241,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
             *([str(target.host.threads)] if several else []),
             f"{target.size_bytes / 1e6:.3g} MB",
             "" if target.load_ms is None else f"{target.load_ms:.0f} ms",
-            latency if target.ran else "not run here",
+            latency if target.ran else "–",
             "" if target.speedup is None else f"{target.speedup:.2f}x",
             "" if target.peak_memory_mb is None else f"{target.peak_memory_mb:.0f} MB",
             "" if target.difference is None else f"{target.difference:.2g}",

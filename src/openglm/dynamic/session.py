@@ -232,6 +232,8 @@ def agreement(
                 worst = max(worst, _difference(found[name], array))
                 same += _identical(found[name], array)
                 values += array.size
+        if not values:
+            raise ValueError("there are none")
     except (InputError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise VerificationError(
             f"The recorded inputs and outputs do not go with the model ({error}).",
@@ -242,7 +244,7 @@ def agreement(
             f"The model's outputs differ from the recorded ones by {worst:.2%} of their range.",
             "Use another version of the engine, or make the bundle again on this machine.",
         )
-    return Agreement(worst, same / values if values else 1.0)
+    return Agreement(worst, same / values)
 
 
 def _difference(found: np.ndarray, recorded: np.ndarray) -> float:
