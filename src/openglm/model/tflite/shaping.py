@@ -229,6 +229,49 @@ def _blocks(kind: str) -> Any:
     return translate
 
 
+def _space_to_batch(t: Translation, operation: Operation) -> None:
+    """Every n-th place of the spatial axes as a row of the batch: how dilation is written with open sizes."""
+    x, block, pads = operation.inputs[0], t.integers(operation.inputs[1]), t.integers(operation.inputs[2])
+    spatial, rest = _spatial(t, x, len(block))
+    pairs = np.array(pads).reshape(-1, 2)
+    wide = np.concatenate([[[0, 0]], pairs, [[0, 0]] * len(rest)])
+    value = t.node("Pad", t.real(x), t.make(wide.T.reshape(-1)))
+    sizes = [(size + sum(pair)) // n for size, pair, n in zip(spatial, pairs.tolist(), block, strict=True)]
+    cut = [each for pair in zip(sizes, block, strict=True) for each in pair]
+    count = len(block)
+    inner, outer = [2 + 2 * axis for axis in range(count)], [1 + 2 * axis for axis in range(count)]
+    last = [1 + 2 * count + axis for axis in range(len(rest))]
+    value = t.node("Reshape", value, t.make([-1, *cut, *rest]))
+    value = t.node("Transpose", value, perm=[*inner, 0, *outer, *last])
+    t.put(operation.outputs[0], t.node("Reshape", value, t.make([-1, *sizes, *rest])))
+
+
+def _batch_to_space(t: Translation, operation: Operation) -> None:
+    """The other way, and the filling cut off."""
+    x, block, crops = operation.inputs[0], t.integers(operation.inputs[1]), t.integers(operation.inputs[2])
+    spatial, rest = _spatial(t, x, len(block))
+    count = len(block)
+    pairs = [axis for place in range(count) for axis in (count + 1 + place, place)]
+    last = [1 + 2 * count + axis for axis in range(len(rest))]
+    value = t.node("Reshape", t.real(x), t.make([*block, -1, *spatial, *rest]))
+    value = t.node("Transpose", value, perm=[count, *pairs, *last])
+    sizes = [size * n for size, n in zip(spatial, block, strict=True)]
+    value = t.node("Reshape", value, t.make([-1, *sizes, *rest]))
+    starts = crops[::2]
+    ends = [size - crop for size, crop in zip(sizes, crops[1::2], strict=True)]
+    axes = t.make(list(range(1, 1 + count)))
+    t.put(operation.outputs[0], t.node("Slice", value, t.make(starts), t.make(ends), axes))
+
+
+def _spatial(t: Translation, place: int, count: int) -> tuple[list[int], list[int]]:
+    """The sizes of the axes behind the batch, and of those behind these; raises `UnsupportedError` where one
+    is open."""
+    sizes = [size for size in t.sizes(place)[1:] if size is not None]
+    if len(sizes) != t.rank(place) - 1:
+        raise UnsupportedError("its size is open")
+    return sizes[:count], sizes[count:]
+
+
 TABLE = {
     "RESHAPE": _reshape,
     "TRANSPOSE": _transpose,
@@ -256,6 +299,8 @@ TABLE = {
     "TILE": _tile,
     "RANGE": _range,
     "REVERSE_V2": _reverse,
+    "SPACE_TO_BATCH_ND": _space_to_batch,
+    "BATCH_TO_SPACE_ND": _batch_to_space,
     "SPACE_TO_DEPTH": _blocks("SpaceToDepth"),
     "DEPTH_TO_SPACE": _blocks("DepthToSpace"),
 }

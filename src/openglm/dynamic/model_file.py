@@ -1,0 +1,64 @@
+"""A session of a model's own file, with no bundle around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from openglm.dynamic import session
+from openglm.dynamic.session import Session
+from openglm.errors import InputError
+from openglm.model.sources import tflite_file
+from openglm.model.tensor import check_inputs
+from openglm.runtimes.engine import Runs, engine
+from openglm.runtimes.onnxruntime import NAME
+
+RUNTIME = "litert"
+
+
+def load(
+    path: str | PathLike[str], *, threads: int | None = None, runtime: str = NAME
+) -> Session | FileSession:
+    """Load a bundle, as `session.load` does, or a .tflite file, which runs in LiteRT whatever `runtime` is.
+
+    Raises `InputError` for a file that is broken or that LiteRT does not take, `MissingExtraError` where
+    LiteRT is not installed.
+    """
+    if tflite_file.matches(str(path)):
+        return FileSession(Path(path), threads=threads)
+    return session.load(path, threads=threads, runtime=runtime)
+
+
+class FileSession:
+    """A loaded .tflite file. It takes and gives arrays in the file's own types: where it is quantized to its
+    ends, the integers themselves."""
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        from openglm.model.tflite.reading import read
+
+        file = read(path)
+        self.inputs, self.outputs = file.inputs, file.outputs
+        """What it takes and gives, in order."""
+        self._runner: Runs | None = engine(RUNTIME).load(path, threads=threads)
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name; raises `InputError` for inputs that do not fit."""
+        if self._runner is None:
+            raise InputError("The session is closed.", "Load the file again.")
+        return self._runner.run(check_inputs(self.inputs, arrays))
+
+    def close(self) -> None:
+        """Free the model; a closed session runs no more."""
+        self._runner = None
+
+    def __enter__(self) -> FileSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
