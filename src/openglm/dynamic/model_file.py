@@ -43,6 +43,9 @@ class FileSession:
         file = read(path)
         self.inputs, self.outputs = file.inputs, file.outputs
         """What it takes and gives, in order."""
+        self.scales = file.scales
+        """Of quantized inputs and outputs by name: the scale and the zero point, with which an integer stands
+        for (integer - zero point) * scale."""
         self._runner: Runs | None = engine(RUNTIME).load(path, threads=threads)
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,7 +15,8 @@ from openglm.errors import InputError, nearest
 from openglm.model.model import Model
 
 SOURCES = (
-    "zoo", "onnx_file", "exported_program", "tflite_file", "transformers_folder", "saved_model", "factory", "hub",
+    "zoo", "onnx_file", "exported_program", "tflite_file", "transformers_folder", "saved_model", "factory",
+    "hub",
 )  # fmt: skip
 SUPPORTED = (
     "a zoo name (`openglm models`), a hub id (owner/name), a transformers folder, a TensorFlow SavedModel "

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,11 +66,11 @@ def to_litert(
     (as `openglm.optimize` takes it), or on random ones. Raises `InputError` where TensorFlow Lite does not
     take the model, or the answers differ by more than the precision explains; then nothing is written.
     """
-    if precision not in PRECISIONS:
+    asked = next((each for each in PRECISIONS if each == precision), None)
+    if asked is None:
         raise InputError(f"There is no precision '{precision}' here.", f"Take {', '.join(PRECISIONS)}.")
     if samples < 1 or threads < 1 or rounds < 1:
         raise InputError("Samples, threads and rounds are counted from 1 on.", "Give larger numbers.")
-    asked = cast(Precision, precision)
     folder, target = Path(source), Path(output)
     saved_model.check(folder)
     if target.suffix != tflite_file.SUFFIX:
@@ -78,7 +78,7 @@ def to_litert(
     own = engine(RUNTIME)
     with tempfile.TemporaryDirectory(prefix="openglm-") as name:
         work = Path(name)
-        files = {each: work / f"{each}.tflite" for each in dict.fromkeys(("fp32", asked))}
+        files: dict[str, Path] = {each: work / f"{each}.tflite" for each in dict.fromkeys(("fp32", asked))}
         progress("converting")
         truth = conversion.convert(folder, files, work, seconds=seconds)
         model = tflite_file.load(str(files["fp32"]))

@@ -67,9 +67,7 @@ def verify(path: Path, *, seconds: float = 300.0) -> Checked:
     for row in once.outputs:
         for name, array in row.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise VerificationError(
-                    f"The output '{name}' of {path} has values that are no numbers.", again
-                )
+                raise VerificationError(f"The output '{name}' of {path} is not finite everywhere.", again)
     if prove(twice.outputs, once.outputs).difference:
         raise VerificationError(f"{path} gives other outputs for the same inputs.", again)
     difference = prove(threaded.outputs, once.outputs).difference

@@ -1,4 +1,4 @@
-"""TensorFlow's converter, in a process of its own: it is slow to load, talks much, and shares no process well.
+"""TensorFlow's converter, in a process of its own: it is slow to load, and a crash takes nothing else down.
 
 Run as `python -m openglm.model.tflite.conversion JOB.json`, it does the job that the file describes and
 writes what it found beside it.
@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,8 +69,9 @@ def convert(
         ) from error
     if not found.is_file():
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = lines[-1][:300] if lines else "silently"
         raise InputError(
-            f"TensorFlow ended with exit code {done.returncode} ({lines[-1][:300] if lines else 'no reason'}).",
+            f"TensorFlow ended with exit code {done.returncode} ({said}).",
             "Check that the SavedModel is whole, and that there is memory enough.",
         )
     content = json.loads(found.read_text(encoding="utf-8"))
@@ -115,13 +116,13 @@ def _convert(job: Mapping[str, Any], folder: Path) -> None:
     inputs = read(Path(next(iter(job["targets"].values())))).inputs
     loaded = tf.saved_model.load(job["saved_model"])
     run = loaded.signatures[key]
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for number, sample in enumerate(noise(inputs, SAMPLES, _SEED)):
         given = {spec.name: _row(sample.inputs[spec.name], spec.shape) for spec in inputs}
         answers = run(**{name: tf.constant(array) for name, array in given.items()})
         arrays |= {f"{number}/in/{name}": array for name, array in given.items()}
         arrays |= {f"{number}/out/{name}": array.numpy() for name, array in answers.items()}
-    np.savez(folder / _ANSWERS, **arrays)
+    np.savez(folder / _ANSWERS, **arrays)  # type: ignore[arg-type]
 
 
 def _row(array: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
@@ -167,12 +168,8 @@ def _reason(error: Exception) -> str:
     missing = set(re.findall(r"failed to legalize operation 'tf\.(\w+)'", text))
     missing |= set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text))
     if missing:
-        return f"TensorFlow Lite has no operator for {_listed(sorted(missing))}"
+        return f"TensorFlow Lite has no operator for {', '.join(sorted(missing))}"
     return (text.strip() or type(error).__name__).splitlines()[0].removesuffix(".")[:300]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 def main(path: Path) -> None:

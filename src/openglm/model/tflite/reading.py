@@ -101,10 +101,13 @@ class File:
 
     subgraphs: tuple[Subgraph, ...]
     input_names: tuple[str, ...]
+    """By the signature of the first subgraph; where the file has none, the names of tensors."""
     output_names: tuple[str, ...]
-    signature: str | None
-    """The signature's key by which an engine runs the first subgraph with these names; none where the file
-    has none, and the names are those of tensors."""
+
+    def __post_init__(self) -> None:
+        for names in (self.input_names, self.output_names):
+            if len(set(names)) < len(names):
+                raise ValueError("two of its inputs or outputs have one name")
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -115,6 +118,18 @@ class File:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the model gives."""
         return self._specs(self.output_names, self.subgraphs[0].outputs)
+
+    @cached_property
+    def scales(self) -> dict[str, tuple[float, int]]:
+        """Scale and zero point of the inputs and outputs that are quantized, by name."""
+        main = self.subgraphs[0]
+        named = zip((*self.input_names, *self.output_names), (*main.inputs, *main.outputs), strict=True)
+        schemes = {name: main.tensors[place].scheme for name, place in named}
+        return {
+            name: (float(scheme.scale[0]), int(scheme.zero_point[0]))
+            for name, scheme in schemes.items()
+            if scheme is not None
+        }
 
     def _specs(self, names: Sequence[str], places: Sequence[int]) -> tuple[TensorSpec, ...]:
         tensors = [self.subgraphs[0].tensors[place] for place in places]
@@ -185,15 +200,12 @@ def _file(model: Any, content: bytes, operators: dict[int, str]) -> File:
                 subgraphs,
                 tuple(inputs[place] for place in main.inputs),
                 tuple(outputs[place] for place in main.outputs),
-                _text(signature.signatureKey),
             )
-    names = [
-        tuple(main.tensors[place].name or f"tensor_{place}" for place in places)
-        for places in (main.inputs, main.outputs)
-    ]
-    if any(len(set(each)) < len(each) for each in names):
-        raise ValueError("two of its inputs or outputs have one name")
-    return File(subgraphs, *names, None)
+
+    def names(places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(main.tensors[place].name or f"tensor_{place}" for place in places)
+
+    return File(subgraphs, names(main.inputs), names(main.outputs))
 
 
 def _named(maps: Sequence[Any]) -> dict[int, str]:

@@ -206,7 +206,7 @@ class Translation:
         """Translate all operations, in order."""
         for operation in self.graph.operations:
             made = self.tensor(operation.outputs[0]).name if operation.outputs else ""
-            self._scope = f"{self._outer}/{(made or operation.name).partition(';')[0].strip('/')}"
+            self._scope = f"{self._outer}/{_path(made or operation.name)}"
             try:
                 if operation.name not in table:
                     raise UnsupportedError("it has no counterpart")
@@ -275,6 +275,11 @@ class Translation:
         scale, zero = self._scales(tensor, tensor.dtype)
         settings = {} if axis is None else {"axis": axis}
         return self.node("DequantizeLinear", value, scale, zero, **settings)
+
+
+def _path(name: str) -> str:
+    """A tensor's name as the path of a module: of those that were fused, the first's."""
+    return name.partition(";")[0].partition(":")[0].strip("/").replace(".", "_")
 
 
 def translate(file: File, name: str) -> ir.Model:
