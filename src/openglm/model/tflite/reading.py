@@ -21,6 +21,8 @@ from openglm.model.tensor import NUMBERS, TensorSpec
 
 MAGIC = b"TFL3"
 _AGAIN = "Convert or copy it again."
+_MOST = 2**30
+"""Elements of a tensor; LiteRT would ask for all of their memory."""
 _BROKEN = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 """What reading a flatbuffer whose offsets lead nowhere raises."""
 
@@ -258,7 +260,7 @@ def _tensor(tensor: Any, buffers: Sequence[np.ndarray | None]) -> Tensor:
     wide = shape if tensor.shapeSignature is None else tuple(int(size) for size in tensor.shapeSignature)
     if len(wide) != len(shape):
         wide = shape
-    if any(size < 0 for size in shape) or prod(shape) >= 2**40:
+    if any(size < 0 for size in shape) or prod(shape) >= _MOST:
         raise ValueError(f"the tensor '{name}' has the shape {list(shape)}")
     if not 0 <= tensor.type < len(DTYPES):
         raise ValueError(f"the tensor '{name}' is of an unknown type")

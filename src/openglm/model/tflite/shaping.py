@@ -171,8 +171,9 @@ def _gather_nd(t: Translation, operation: Operation) -> None:
 def _one_hot(t: Translation, operation: Operation) -> None:
     places, depth, on, off = operation.inputs
     levels = t.node("Concat", *(t.node("Unsqueeze", t.real(each), t.make([0])) for each in (off, on)), axis=0)
-    made = t.node("OneHot", t.real(places), t.int64(depth), levels, axis=operation.options.axis)
-    t.put(operation.outputs[0], made)
+    levels = t.cast(levels, ir.DataType.FLOAT)  # engines know few combinations of types
+    made = t.node("OneHot", t.int64(places), t.int64(depth), levels, axis=operation.options.axis)
+    t.put(operation.outputs[0], t.cast(made, t.type(operation.outputs[0])))
 
 
 def _shape(t: Translation, operation: Operation) -> None:
