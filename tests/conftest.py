@@ -304,6 +304,18 @@ def _write_glue(path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def tensorflow_files(once: Callable[..., Path]) -> Path:
+    """A folder of small models of TensorFlow: .tflite files, and SavedModel folders."""
+    return once("tensorflow", _write_tensorflow)
+
+
+def _write_tensorflow(path: Path) -> None:
+    script = Path(__file__).with_name("tensorflow_files.py")
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    subprocess.run([sys.executable, script, path], check=True, capture_output=True, env=environment)
+
+
+@pytest.fixture(scope="session")
 def conv_bundle(once: Callable[..., Path], conv_file: Path) -> Path:
     """A bundle of `conv_file`; take a copy (`bundle`) to change it."""
     return once("conv-bundle", lambda path: _optimize(conv_file, path))

@@ -19,8 +19,9 @@ _HOMES = {
     "distil": "openglm.training.distillation",
     "export": "openglm.targets.export",
     "fit": "openglm.device.fit",
-    "load": "openglm.dynamic.session",
+    "load": "openglm.dynamic.model_file",
     "optimize": "openglm.search.optimize",
+    "to_litert": "openglm.targets.litert_file",
 }
 
 __all__ = sorted(_HOMES)

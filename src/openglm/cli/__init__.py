@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from openglm.cli import (
     bench,
     calibrate,
+    convert,
     devices,
     export,
     finetune,
@@ -43,12 +44,14 @@ measure two against each other                  openglm compare A B
 see which engines are here                      openglm doctor
 prove it on an emulated ARM core                openglm verify OUT --cpu cortex-a53
 carry it on other engines too                   openglm export OUT --runtime mnn,openvino
+quantize a TensorFlow model for LiteRT          openglm convert DIR -o X.tflite --precision int8
 set its thresholds again on other data          openglm calibrate OUT --data FILE -o NEW
 fine-tune an encoder for a task                 openglm finetune MODEL --task sst-2 --data DIR -o OUT
 judge it by GLUE                                openglm bench glue --model OUT --data DIR
 measure any model on all engines                openglm bench latency MODEL
 
-MODEL is a zoo name (openglm models), a hub id, a folder, an .onnx or a .pt2 file.
+MODEL is a zoo name (openglm models), a hub id, a folder (transformers, SavedModel), an .onnx, .tflite or
+.pt2 file.
 Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 cannot write, 130 stopped.
 """
 
@@ -79,7 +82,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (devices, models, fit, optimize, run, measure, export, calibrate, finetune, bench, latency):
+for group in (
+    devices, models, fit, optimize, run, measure, export, convert, calibrate, finetune, bench, latency,
+):  # fmt: skip
     group.register(app)
 
 

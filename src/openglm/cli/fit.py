@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def fit(
-    model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx or .pt2 file."),
+    model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx, .tflite or .pt2 file."),
     device: str = typer.Option(
         ..., "--device", "-d", help="Device name (openglm devices), host, or a .toml file."
     ),

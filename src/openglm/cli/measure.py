@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
+    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip; or a .tflite file."),
     runtime: str = typer.Option(
         "onnxruntime",
         help="The engine; another that the bundle was exported for, or a processor: onnxruntime:xnnpack.",
@@ -30,13 +30,20 @@ def verify(
 ) -> None:
     """Check a bundle: every file's hash, that it loads, and that it still gives the recorded outputs.
 
+    A .tflite file has no record: it must be whole, load in LiteRT, and give finite outputs for random inputs,
+    the same twice, and with one thread and two.
+
     Exit codes: 0 all as recorded, 2 no bundle, 4 changed, incomplete or giving other outputs.
     """
     if cpu:
         _verify_on_arm(bundle, runtime, cpu, json)
         return
     from openglm.dynamic.session import load
+    from openglm.model.sources import tflite_file
 
+    if tflite_file.matches(str(bundle)):
+        _verify_file(bundle, json)
+        return
     with load(bundle, runtime=runtime) as session:
         worst = session.verify()
         manifest = session.manifest
@@ -82,6 +89,19 @@ def _verify_on_arm(bundle: Path, runtime: str, cpu: str, json: bool) -> None:
         f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {outputs}.", soft_wrap=True
     )
     out().print(f"Emulated: {CPUS[cpu].title}.", style="dim", soft_wrap=True)
+
+
+def _verify_file(path: Path, json: bool) -> None:
+    from openglm.targets.model_file import verify as check
+
+    found = check(path)
+    if json:
+        print_json({"file": str(path), "ok": True, **found._asdict()})
+        return
+    told = f"whole, loaded in LiteRT in {found.load_ms:.0f} ms, {found.outputs} finite outputs"
+    out().print(f"[green]✓[/] {told} on {found.samples} random inputs, the same twice,", end=" ")
+    worst = "the same" if found.difference == 0 else f"the same to {found.difference:.2g} of their range"
+    out().print(f"{worst} with two threads.")
 
 
 def compare(

@@ -63,7 +63,7 @@ def models(json: bool = typer.Option(False, "--json", help="Print the list as JS
 
 
 def inspect(
-    model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx or .pt2 file."),
+    model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx, .tflite or .pt2 file."),
     shape: str = typer.Option("", help="Sizes of symbolic dimensions: batch=1,sequence=128."),
     layers: int = typer.Option(ROWS, min=1, help="Rows of the table of layers."),
     all_layers: bool = typer.Option(False, "--all-layers", help="Every node by itself."),

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip."),
+    bundle: Path = typer.Argument(..., help="A bundle: a folder or a .zip; or a .tflite file, on arrays."),
     text: list[str] = typer.Option([], "--text", "-t", help="A text; again for more."),
     pair: list[str] = typer.Option([], "--pair", help="A second text for each, for models that take two."),
     image: list[Path] = typer.Option([], "--image", help="A picture; again for more."),
@@ -55,7 +55,7 @@ def run(
     """
     import numpy as np
 
-    from openglm.dynamic.session import load
+    from openglm.dynamic.model_file import FileSession, load
     from openglm.errors import InputError
 
     if bool(text) + bool(image) + (arrays is not None) != 1:
@@ -72,12 +72,18 @@ def run(
         else:
             given["text"] = text
         trace = None
-        if session.manifest.program.gates:
-            found, trace = session.trace(**given)
+        if isinstance(session, FileSession):
+            if arrays is None:
+                raise InputError(f"{bundle} takes arrays only.", "Give them with --arrays.")
+            found, task, classes, segments = session.run(given["arrays"]), "generic", None, set[str]()
         else:
-            found = session.run(**given)
-        task, classes = session.manifest.task, session.manifest.classes
-        segments = {segment.name for segment in session.manifest.program.segments}
+            manifest = session.manifest
+            if manifest.program.gates:
+                found, trace = session.trace(**given)
+            else:
+                found = session.run(**given)
+            task, classes = manifest.task, manifest.classes
+            segments = {segment.name for segment in manifest.program.segments}
     if save is not None:
         _write(save, found)
     if json:

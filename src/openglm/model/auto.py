@@ -14,11 +14,14 @@ from typing import Any
 from openglm.errors import InputError, nearest
 from openglm.model.model import Model
 
-SOURCES = ("zoo", "onnx_file", "exported_program", "transformers_folder", "factory", "hub")
+SOURCES = (
+    "zoo", "onnx_file", "exported_program", "tflite_file", "transformers_folder", "saved_model", "factory",
+    "hub",
+)  # fmt: skip
 SUPPORTED = (
-    "a zoo name (`openglm models`), a hub id (owner/name), a transformers folder, an .onnx file, "
-    "a .pt2 exported program, a function of yours that makes one (module:function), or, from Python, an "
-    "nn.Module through AutoModel.wrap"
+    "a zoo name (`openglm models`), a hub id (owner/name), a transformers folder, a TensorFlow SavedModel "
+    "folder, an .onnx file, a .tflite file, a .pt2 exported program, a function of yours that makes one "
+    "(module:function), or, from Python, an nn.Module through AutoModel.wrap"
 )
 
 
@@ -32,7 +35,8 @@ class AutoModel:
 
     @staticmethod
     def from_pretrained(source: str | PathLike[str] | Model) -> Model:
-        """The model that `source` names: a zoo name, a hub id, a folder, an `.onnx` or `.pt2` file.
+        """The model that `source` names: a zoo name, a hub id, a folder, an `.onnx`, `.tflite` or
+        `.pt2` file.
 
         Nothing is fetched from the network unless `source` is a hub id that is not cached. Raises
         `InputError` for a source that is not there or of another format.

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from openglm.bundle.manifest import Precision
+from openglm.device.host import usable_cores
 from openglm.errors import InputError
 from openglm.runtimes.buckets import Batch, BucketRunner, Buckets, beside, graph_name
-from openglm.runtimes.engine import Engine, Source, reason
+from openglm.runtimes.engine import Engine, Source, check_threads, reason
 
 
 class LiteRT(Engine):
@@ -63,8 +64,9 @@ class LiteRT(Engine):
             raise InputError(problem, "Try another engine.") from error
         buckets.write(target)
 
-    def load(self, path: Path, *, threads: int | None = None) -> Runner:
-        return Runner(path, threads=threads)
+    def load(self, path: Path, *, threads: int | None = None) -> Runner | FileRunner:
+        """A file of an exported bundle, or any other .tflite file."""
+        return (Runner if beside(path).is_file() else FileRunner)(path, threads=threads)
 
     def files(self, target: Path) -> Sequence[Path]:
         return target, beside(target)
@@ -88,6 +90,51 @@ class Runner(BucketRunner):
         }
         found: dict[str, np.ndarray] = self._calls[place](**narrow)
         return found
+
+
+class FileRunner:
+    """A .tflite file of whatever origin, loaded in LiteRT. It is given and gives what the file says: the
+    integers themselves where it is quantized to its ends."""
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        """Raises `InputError` for a file that is broken, or that LiteRT does not take."""
+        from openglm.model.tflite.reading import read
+
+        check_threads(threads)
+        file = read(path)
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.inputs, self._outputs = list(file.input_names), file.output_names
+        self._places = dict(zip(file.input_names, file.subgraphs[0].inputs, strict=True))
+        self._given = file.subgraphs[0].outputs
+        try:
+            self._interpreter = Interpreter(str(path), num_threads=threads or usable_cores())
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"LiteRT cannot load {path.name}: {reason(error)}.",
+                "Check that its operators are TensorFlow Lite's own.",
+            ) from error
+
+    def run(self, arrays: Batch) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
+        engine = self._interpreter
+        shapes = {each["index"]: tuple(each["shape"]) for each in engine.get_input_details()}
+        try:
+            if any(shapes[place] != arrays[name].shape for name, place in self._places.items()):
+                for name, place in self._places.items():
+                    engine.resize_tensor_input(place, arrays[name].shape)
+                engine.allocate_tensors()
+            for name, place in self._places.items():
+                engine.set_tensor(place, arrays[name])
+            engine.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"The model cannot run on these inputs: {reason(error)}.", "Check their shapes and values."
+            ) from error
+        return {
+            name: engine.get_tensor(place) for name, place in zip(self._outputs, self._given, strict=True)
+        }
 
 
 def _quantize(target: Path, precision: Precision, *, static: bool) -> None:

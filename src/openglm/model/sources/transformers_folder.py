@@ -6,21 +6,19 @@ all that it was made from, so that later commands need neither.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from openglm.errors import InputError, MissingExtraError, OutputError
+from openglm.errors import InputError, MissingExtraError
 from openglm.hashing import sha256_once
 from openglm.model.model import Model, Trainable
-from openglm.model.sources import onnx_file
+from openglm.model.sources.kept import kept
 
 EXPORT_REVISION = 1
 """Raised whenever the same folder would be exported to another graph."""
@@ -142,33 +140,9 @@ def _text_inputs(config: Mapping[str, Any], task: str) -> tuple[str, ...]:
 
 def cached(folder: Path, make: Callable[[], ir.Model]) -> ir.Model:
     """The graph that `make` makes of a folder's model, kept in the user's cache under a hash of its files."""
-    from platformdirs import user_cache_path
-
-    digest = hashlib.sha256(f"{EXPORT_REVISION} {_versions()}".encode())
-    for file in sorted(folder.rglob("*.json")) + sorted(folder.glob("*.safetensors")):
-        digest.update(f"{file.relative_to(folder)} {sha256_once(file)}".encode())
-    home = os.environ.get("OPENGLM_CACHE")
-    path = (Path(home) if home else user_cache_path("openglm")) / "graphs" / f"{digest.hexdigest()[:32]}.onnx"
-    if path.is_file():
-        try:
-            return onnx_file.read(path)
-        except InputError:
-            pass  # broken: it is made again and replaced
-    graph = make()
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        onnx_file.write(graph, part)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"The exported graph cannot be kept in {path.parent} ({error.strerror}).",
-            "Free space there, or set OPENGLM_CACHE to another folder.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-    return onnx_file.read(path)
+    files = sorted(folder.rglob("*.json")) + sorted(folder.glob("*.safetensors"))
+    named = "".join(f"{file.relative_to(folder)} {sha256_once(file)}" for file in files)
+    return kept(f"{EXPORT_REVISION} {_versions()}{named}", make)
 
 
 def _versions() -> str:

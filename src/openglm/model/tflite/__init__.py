@@ -1,0 +1,1 @@
+"""TensorFlow Lite's files: reading them, and their graphs in ONNX's terms."""
