@@ -50,8 +50,10 @@ fine-tune an encoder for a task                 openglm finetune MODEL --task ss
 judge it by GLUE                                openglm bench glue --model OUT --data DIR
 measure any model on all engines                openglm bench latency MODEL
 
-MODEL is a zoo name (openglm models), a hub id, a folder (transformers, SavedModel), an .onnx, .tflite or
-.pt2 file.
+\b
+MODEL is a zoo name (openglm models), a hub id, a folder (transformers,
+SavedModel), an .onnx, .tflite or .pt2 file.
+
 Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 cannot write, 130 stopped.
 """
 
