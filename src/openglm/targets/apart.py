@@ -19,7 +19,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.dynamic.footprint import Footprint, watched
-from openglm.dynamic.program import ProgramFile, ProgramRunner, files_of, open_file
+from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, files_of, open_file
 from openglm.errors import InputError, OpenGLMError
 from openglm.runtimes import batches as kept
 from openglm.runtimes import measure
@@ -161,9 +161,8 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         lambda runner: [_traced(runner, batch) for batch in batches],
     )
     kept.save([outputs for outputs, _ in found], folder / OUTPUTS)
-    content = ProgramFile.read(Path(job["program"]))
     operators: dict[str, set[str]] = {}
-    for file in files_of(content.program, target.name, Path()).values():
+    for file in _models(Path(job["program"]), target.name):
         for place, names in target.placed(file).items():
             operators.setdefault(place, set()).update(names)
     return {
@@ -171,6 +170,13 @@ def _answer(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "took": took._asdict(),
         "operators": {place: sorted(names) for place, names in operators.items()},
     }
+
+
+def _models(path: Path, runtime: str) -> list[Path]:
+    """The engine's files of a program, or the model that `path` is itself."""
+    if path.suffix != Path(PROGRAM_FILE).suffix:
+        return [path]
+    return list(files_of(ProgramFile.read(path).program, runtime, Path()).values())
 
 
 def _traced(runner: Runs, batch: kept.Batch) -> tuple[dict[str, np.ndarray], list[list[str]]]:
