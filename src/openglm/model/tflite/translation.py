@@ -86,7 +86,13 @@ class Translation:
         if self.constant(place) is not None:
             return self._broadcast(place) if first else self.weight(place)
         if (place, first) not in self._real:
-            self._real[place, first] = self.turned(self._real[place, not first], first)
+            if (place, not first) in self._held:  # the integers are turned, so that a layer reads them
+                self._held[place, first] = self.turned(self._held[place, not first], first)
+                self._real[place, first] = self._dequantized(
+                    self._held[place, first], self.tensor(place), None
+                )
+            else:
+                self._real[place, first] = self.turned(self._real[place, not first], first)
         return self._real[place, first]
 
     def turned(self, value: ir.Value, first: bool) -> ir.Value:
