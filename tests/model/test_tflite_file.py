@@ -135,9 +135,8 @@ def test_a_file_of_torch(tmp_path: Path) -> None:
     litert_torch.convert(net, (x,)).export(str(tmp_path / "net.tflite"))
     (found,) = in_onnx(tmp_path / "net.tflite", {"args_0": x.numpy()}, tmp_path).values()
     np.testing.assert_allclose(found, net(x).detach().numpy(), atol=1e-6)
-    # What was read can be pruned and trained again.
-    module = AutoModel.from_pretrained(tmp_path / "net.tflite").module
-    assert sum(parameter.numel() for parameter in module.parameters()) > 300
+    module = AutoModel.from_pretrained(tmp_path / "net.tflite").module  # it can be pruned and trained
+    np.testing.assert_allclose(module(x).detach().numpy(), found, atol=1e-6)
 
 
 def test_an_operator_without_counterpart(tensorflow_files: Path) -> None:

@@ -61,6 +61,8 @@ class Tensor:
     scheme: Scheme | None
     plain: bool
     """Whether it is stored densely, with at most one scale and zero point for each place of an axis."""
+    variable: bool
+    """Whether it keeps what it held from one run to the next."""
 
     @property
     def array(self) -> np.ndarray | None:
@@ -120,6 +122,15 @@ class File:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the model gives."""
         return self._specs(self.output_names, self.subgraphs[0].outputs)
+
+    @cached_property
+    def stateful(self) -> bool:
+        """Whether a run's answers depend on the runs before it."""
+        return any(
+            any(tensor.variable for tensor in graph.tensors)
+            or any(operation.name == "VAR_HANDLE" for operation in graph.operations)
+            for graph in self.subgraphs
+        )
 
     @cached_property
     def scales(self) -> dict[str, tuple[float, int]]:
@@ -275,7 +286,7 @@ def _tensor(tensor: Any, buffers: Sequence[np.ndarray | None]) -> Tensor:
     blocks = quantization is not None and quantization.details is not None
     return Tensor(
         name, dtype, shape, tuple(size < 0 for size in wide), data if plain else None, scheme,
-        plain and not blocks,
+        plain and not blocks, bool(tensor.isVariable),
     )  # fmt: skip
 
 

@@ -86,13 +86,12 @@ class Translation:
         if self.constant(place) is not None:
             return self._broadcast(place) if first else self.weight(place)
         if (place, first) not in self._real:
-            if (place, not first) in self._held:  # the integers are turned, so that a layer reads them
+            if (place, not first) in self._held:  # an engine wants conversions next to its operators
                 self._held[place, first] = self.turned(self._held[place, not first], first)
-                self._real[place, first] = self._dequantized(
-                    self._held[place, first], self.tensor(place), None
-                )
+                value = self._dequantized(self._held[place, first], self.tensor(place), None)
             else:
-                self._real[place, first] = self.turned(self._real[place, not first], first)
+                value = self.turned(self._real[place, not first], first)
+            self._real[place, first] = value
         return self._real[place, first]
 
     def turned(self, value: ir.Value, first: bool) -> ir.Value:
