@@ -11,7 +11,7 @@ from openglm.errors import InputError
 from openglm.model.auto import SUPPORTED, AutoModel, printable
 
 
-@pytest.mark.parametrize("name", ["net.tflite", "pytorch_model.bin", "net.gguf", "net.pt", "net.h5"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "net.gguf", "net.pt", "net.mnn"])
 def test_formats_that_are_not_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\0" * 64)
@@ -33,16 +33,14 @@ def test_misspelt_zoo_name() -> None:
     assert "all-minilm-l6-v2" in caught.value.advice
 
 
-@pytest.mark.parametrize(
-    "name", ["models/net.gguf", "models/net.tflite", "models/net.PT", "models/weights.bin"]
-)
+@pytest.mark.parametrize("name", ["models/net.gguf", "models/net.PT", "models/weights.bin"])
 def test_a_missing_file_is_no_hub_id(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openglm.model.sources.hub.folder_of", lambda _: pytest.fail("the network was asked"))
     with pytest.raises(InputError, match="There is no model"):
         AutoModel.from_pretrained(name)
 
 
-@pytest.mark.parametrize("name", ["missing.onnx", "missing.pt2", "some/missing.onnx"])
+@pytest.mark.parametrize("name", ["missing.onnx", "missing.pt2", "missing.tflite", "some/missing.onnx"])
 def test_missing_file(name: str) -> None:
     with pytest.raises(InputError, match="There is no file"):
         AutoModel.from_pretrained(name)

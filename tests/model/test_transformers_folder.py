@@ -16,7 +16,7 @@ import pytest
 from openglm.errors import InputError, OutputError
 from openglm.model.auto import AutoModel
 from openglm.model.model import Model
-from openglm.model.sources import transformers_folder
+from openglm.model.sources import onnx_file, transformers_folder
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_full_disk_leaves_no_part(bert_folder: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setenv("OPENGLM_CACHE", str(tmp_path))
     monkeypatch.setattr(transformers_folder, "_export", lambda *_: graph)
-    monkeypatch.setattr(transformers_folder.onnx_file, "write", write)
+    monkeypatch.setattr(onnx_file, "write", write)
     with pytest.raises(OutputError, match="No space left"):
         AutoModel.from_pretrained(bert_folder).graph  # noqa: B018
     assert not list((tmp_path / "graphs").iterdir())
