@@ -55,16 +55,26 @@ def convert(
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for title in ("", "fp32", found.precision, f"{found.precision} / fp32"):
+    rows = [
+        ("", "fp32", found.precision, f"{found.precision} / fp32"),
+        (
+            "size",
+            f"{found.float_bytes / 1e6:.3f} MB",
+            f"{found.size_bytes / 1e6:.3f} MB",
+            f"{found.size_bytes / found.float_bytes:.2f}",
+        ),
+        (
+            "latency, median",
+            f"{found.float_timing.median_ms:.3f} ms",
+            f"{found.timing.median_ms:.3f} ms",
+            f"{1 / found.speedup:.2f}",
+        ),
+    ]
+    titles, *cells = [row[:2] if found.precision == "fp32" else row for row in rows]
+    for title in titles:
         table.add_column(title, justify="right" if title else "left")
-    before, after = found.float_timing.median_ms, found.timing.median_ms
-    table.add_row(
-        "size",
-        f"{found.float_bytes / 1e6:.3f} MB",
-        f"{found.size_bytes / 1e6:.3f} MB",
-        f"{found.size_bytes / found.float_bytes:.2f}",
-    )
-    table.add_row("latency, median", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / found.speedup:.2f}")
+    for row in cells:
+        table.add_row(*row)
     out().print(table)
     told = (
         f"\nfp32 against TensorFlow: largest difference {found.conversion.difference:.2g} of the largest "
