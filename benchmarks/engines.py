@@ -4,7 +4,7 @@
 
 `--silero` is the file of that name in the package silero-vad 6.2.3, `--pitch` that in basic-pitch 0.4.0;
 all other models are made here, the two networks for pictures trained on CIFAR-10 as in
-compress_image.py. Each becomes a bundle, which is exported for every engine that is installed: converted,
+compress_image.py. Each becomes a bundle, which is exported for every engine that is installed and runs here: converted,
 compared with ONNX Runtime's answers and measured on one thread, in turn. Then the bundle is measured anew,
 and the engine that `auto` took from the first measurement is looked up in the second.
 
@@ -172,6 +172,11 @@ def made(name: str, make: Callable[[], Solution]) -> Path:
     return bundle
 
 
+def runners() -> list[str]:
+    """The engines that are installed, and run on this machine."""
+    return [name for name, each in engines().items() if name != NAME and each.runs and not each.lacking]
+
+
 class Row:
     """A model on all engines."""
 
@@ -179,7 +184,7 @@ class Row:
         self.name = name
         target = FOLDER / f"{bundle.name}-exported"
         shutil.rmtree(target, ignore_errors=True)
-        found = export(bundle, ["all"], output=target, sizes=LENGTHS, samples=8, rounds=rounds)
+        found = export(bundle, runners(), output=target, sizes=LENGTHS, samples=8, rounds=rounds)
         self.outcomes = {outcome.engine: outcome for outcome in found}
         self.auto = fastest(read_manifest(target)) if target.is_dir() else NAME
         again = compare(target, ["all"], samples=8, rounds=rounds) if target.is_dir() else found
@@ -244,8 +249,6 @@ def _parity(outcome: Outcome) -> str:
     target = outcome.target
     if target is None:
         return "–"
-    if target.timing is None and not target.samples:
-        return "converted"
     way = "" if target.same_way is None else f", {target.same_way:.0%}"
     return f"{target.cosine:.4f}, {target.difference:.1g}{way}"
 
