@@ -4,9 +4,9 @@
 
 `--silero` is the file of that name in the package silero-vad 6.2.3, `--pitch` that in basic-pitch 0.4.0;
 all other models are made here, the two networks for pictures trained on CIFAR-10 as in
-compress_image.py. Each becomes a bundle, which is exported for every engine that is installed and runs here: converted,
-compared with ONNX Runtime's answers and measured on one thread, in turn. Then the bundle is measured anew,
-and the engine that `auto` took from the first measurement is looked up in the second.
+compress_image.py. Each becomes a bundle, which is exported for every engine that is installed and runs
+here: converted, compared with ONNX Runtime's answers and measured on one thread, in turn. Then the bundle
+is measured anew, and the engine that `auto` took from the first measurement is looked up in the second.
 
 Bundles are kept in build/benchmarks/engines. Exits with 1 where fewer than 90 % of the cells are
 within tolerance, or where `auto` took an engine that is more than 10 % slower than the fastest.
@@ -79,7 +79,7 @@ def models(given: argparse.Namespace) -> dict[str, Callable[[], Solution]]:
         lambda: trained(given.data, "mobilenetv2-64.pt", MobileNetV2, SIDE),
         lambda: trained(given.data, "resnet20.pt", ResNet20, 32),
     )
-    pruned: Recipe = [{"pass": "neurons", "keep": 0.5}, {"pass": "fuse"}]
+    pruned: Recipe = [{"pass": "neuron_pruning", "keep": 0.5}, {"pass": "fuse"}]
     factored: Recipe = [{"pass": "low_rank", "keep": 0.5}, {"pass": "fuse"}]
     return {
         "encoder": lambda: by_recipe(encoder, [{"pass": "fuse"}]),
