@@ -67,7 +67,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
         "NaN or infinite",
     ),
     "no .pt2": (lambda at: written(at / "net.pt2", b"hello"), "not a whole .pt2 file"),
-    ".tflite": (lambda at: written(at / "net.tflite", b"hello"), "is not supported"),
+    ".tflite": (lambda at: written(at / "net.tflite", b"hello"), "its beginning does not say TFL3"),
     ".gguf": (lambda at: written(at / "net.gguf", b"GGUF"), "is not supported"),
     ".bin": (lambda at: written(at / "net.bin", b"hello"), "is not supported"),
     ".pt": (lambda at: written(at / "net.pt", b"hello"), "is not supported"),

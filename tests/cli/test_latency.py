@@ -31,10 +31,10 @@ def test_a_row_for_each_number_of_threads(command: Command, conv_file: Path) -> 
 
 def test_an_engine_that_fails_has_its_exit_code(command: Command, conv_file: Path) -> None:
     done = command(
-        "bench", "latency", conv_file, "--runtime", "executorch", "--precision", "int4", "--rounds", "5"
+        "bench", "latency", conv_file, "--runtime", "executorch", "--precision", "fp16", "--rounds", "5"
     )
     assert done.code == 4
-    assert "ExecuTorch has no int4." in done.out
+    assert "ExecuTorch has no fp16." in done.out
     assert "onnxruntime fp32" in done.out
 
 

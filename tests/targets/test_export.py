@@ -14,6 +14,7 @@ import pytest
 import openglm
 from openglm.bundle.store import read_manifest
 from openglm.errors import InputError
+from openglm.runtimes.engine import engine
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bundled import Bundled
 from openglm.targets import subject as room
@@ -42,6 +43,9 @@ def test_a_picture_bundle_runs_on_all_engines(bundle: Path) -> None:
         given = {spec.name: np.random.default_rng(1).normal(size=shape).astype(np.float32)}
         expected = session.run(given)
     for target in manifest.targets:
+        if not engine(target.engine).runs:
+            assert not target.ran
+            continue
         assert target.timing is not None
         assert target.speedup is not None
         with openglm.load(bundle, threads=1, runtime=target.engine) as session:
