@@ -8,7 +8,7 @@ compress_image.py. Each becomes a bundle, which is exported for every engine tha
 here: converted, compared with ONNX Runtime's answers and measured on one thread, in turn. Then the bundle
 is measured anew, and the engine that `auto` took from the first measurement is looked up in the second.
 
-Bundles are kept in build/benchmarks/engines. Exits with 1 where fewer than 90 % of the cells are
+Bundles and rows are kept in build/benchmarks/engines. Exits with 1 where fewer than 90 % of the cells are
 within tolerance, or where `auto` took an engine that is more than 10 % slower than the fastest.
 """
 
@@ -25,11 +25,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from pydantic import BaseModel
 
 import cifar
 import tables
 from nets import Decoder, Enhancer, KeywordNet, MobileNetV2, ResNet20
 from openglm import AutoModel, GraphOptimizer, Model, export, optimize
+from openglm.bundle.manifest import Target
 from openglm.bundle.store import read_manifest
 from openglm.dynamic.session import fastest
 from openglm.model.sources import onnx_file
@@ -37,7 +39,7 @@ from openglm.passes.recipe import parse
 from openglm.runtimes.engine import engines
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.result import Solution
-from openglm.targets.export import Outcome, compare
+from openglm.targets.export import compare
 
 BUILD = Path(__file__).parent.parent / "build" / "benchmarks"
 FOLDER = BUILD / "engines"
@@ -67,7 +69,7 @@ def main() -> int:
     rows = []
     for name, make in models(given).items():
         if name.startswith(given.only):
-            rows.append(Row(name, made(name, make), given.rounds))
+            rows.append(Row.of(name, made(name, make), given.rounds))
             print(f"{name}: {rows[-1].told}", flush=True)
     return published(rows, given)
 
@@ -86,7 +88,6 @@ def models(given: argparse.Namespace) -> dict[str, Callable[[], Solution]]:
         "encoder, half its neurons": lambda: by_recipe(encoder, pruned),
         "encoder, low rank": lambda: by_recipe(encoder, factored),
         "encoder, int8": lambda: by_recipe(encoder, INT8),
-        "encoder, exits and tokens, int8": lambda: by_strategy(base),
         "MobileNetV2": lambda: by_recipe(mobile(), [{"pass": "fuse"}]),
         "MobileNetV2, int8": lambda: by_recipe(mobile(), STATIC),
         "ResNet-20": lambda: by_recipe(residual(), [{"pass": "fuse"}]),
@@ -99,6 +100,7 @@ def models(given: argparse.Namespace) -> dict[str, Callable[[], Solution]]:
         "decoder, int8": lambda: by_recipe(decoder(), INT8),
         "silero-vad": lambda: by_recipe(str(silero(given.silero)), [{"pass": "fuse"}]),
         "basic-pitch": lambda: by_recipe(str(given.pitch), [{"pass": "fuse"}]),
+        "encoder, exits and tokens, int8": lambda: by_strategy(base),
     }
 
 
@@ -177,22 +179,42 @@ def runners() -> list[str]:
     return [name for name, each in engines().items() if name != NAME and each.runs and not each.lacking]
 
 
-class Row:
+class Row(BaseModel):
     """A model on all engines."""
 
-    def __init__(self, name: str, bundle: Path, rounds: int) -> None:
-        self.name = name
+    name: str
+    targets: dict[str, Target | None]
+    """What was measured, by engine, ONNX Runtime's first; none where it is not within tolerance."""
+    reasons: dict[str, str]
+    """Why it is not."""
+    auto: str
+    """The engine that is fastest by this."""
+    second: dict[str, float]
+    """Milliseconds by engine, measured anew."""
+
+    @classmethod
+    def of(cls, name: str, bundle: Path, rounds: int) -> Row:
+        """A model's bundle, measured; a row that is there already is taken."""
+        kept = FOLDER / f"{bundle.name}.json"
+        if kept.is_file():
+            return cls.model_validate_json(kept.read_text(encoding="utf-8"))
         target = FOLDER / f"{bundle.name}-exported"
         shutil.rmtree(target, ignore_errors=True)
         found = export(bundle, runners(), output=target, sizes=LENGTHS, samples=8, rounds=rounds)
-        self.outcomes = {outcome.engine: outcome for outcome in found}
-        self.auto = fastest(read_manifest(target)) if target.is_dir() else NAME
         again = compare(target, ["all"], samples=8, rounds=rounds) if target.is_dir() else found
-        self.second = {
-            outcome.engine: outcome.target.timing.median_ms
-            for outcome in again
-            if outcome.target is not None and outcome.target.timing is not None
-        }
+        row = cls(
+            name=name,
+            targets={outcome.engine: outcome.target for outcome in found},
+            reasons={outcome.engine: outcome.reason for outcome in found if outcome.target is None},
+            auto=fastest(read_manifest(target)) if target.is_dir() else NAME,
+            second={
+                outcome.engine: outcome.target.timing.median_ms
+                for outcome in again
+                if outcome.target is not None and outcome.target.timing is not None
+            },
+        )
+        kept.write_text(row.model_dump_json(), encoding="utf-8")
+        return row
 
     @property
     def slower(self) -> float:
@@ -201,19 +223,19 @@ class Row:
 
     @property
     def told(self) -> str:
-        good = [engine for engine, outcome in self.outcomes.items() if outcome.target is not None]
+        good = [engine for engine, target in self.targets.items() if target is not None]
         return f"{', '.join(good)}; auto {self.auto}, {self.slower:.2f} of the fastest's time"
 
 
 def published(rows: list[Row], given: argparse.Namespace) -> int:
-    names = [name for name in rows[0].outcomes if name != NAME]
+    names = [name for name in rows[0].targets if name != NAME]
     titles = [engines()[name].title for name in names]
-    kinds = {row.name: row.outcomes[NAME].precision for row in rows}
-    cells = [row.outcomes[name] for row in rows for name in names]
-    good = sum(outcome.target is not None for outcome in cells)
+    kinds = {row.name: own.precision for row in rows if (own := row.targets[NAME]) is not None}
+    cells = [row.targets[name] for row in rows for name in names]
+    good = sum(target is not None for target in cells)
     parity = tables.markdown(
         ["model", "weights", *titles],
-        [[row.name, kinds[row.name], *(_parity(row.outcomes[name]) for name in names)] for row in rows],
+        [[row.name, kinds[row.name], *(_parity(row.targets[name]) for name in names)] for row in rows],
         left=2,
     )
     speeds = tables.markdown(
@@ -225,10 +247,10 @@ def published(rows: list[Row], given: argparse.Namespace) -> int:
         left=1,
     )
     failures = [
-        f"- {row.name}, {engines()[name].title}: {row.outcomes[name].reason}"
+        f"- {row.name}, {engines()[name].title}: {row.reasons[name]}"
         for row in rows
         for name in names
-        if row.outcomes[name].target is None
+        if name in row.reasons
     ]
     share = good / len(cells)
     text = (
@@ -245,8 +267,7 @@ def published(rows: list[Row], given: argparse.Namespace) -> int:
     return 0 if share >= WANTED and all(row.slower <= SLACK for row in rows) else 1
 
 
-def _parity(outcome: Outcome) -> str:
-    target = outcome.target
+def _parity(target: Target | None) -> str:
     if target is None:
         return "–"
     way = "" if target.same_way is None else f", {target.same_way:.0%}"
@@ -254,7 +275,7 @@ def _parity(outcome: Outcome) -> str:
 
 
 def _speed(row: Row, name: str) -> str:
-    target = row.outcomes[name].target
+    target = row.targets[name]
     if target is None or target.timing is None:
         return "–"
     times = "" if name == NAME else f" ({target.speedup:.2f}x)"
