@@ -397,6 +397,30 @@ def bundle(conv_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def doubled_bundle(bundle: Path) -> Path:
+    """The same with other weights, and their right hash in the manifest."""
+    import json
+
+    import numpy as np
+    import onnx.numpy_helper
+
+    from openglm.bundle.manifest import FILE
+    from openglm.hashing import sha256
+
+    model = onnx.load(bundle / "model.onnx")
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(array * 2, array.dtype), tensor.name))
+    onnx.save(model, bundle / "model.onnx")
+    manifest = json.loads((bundle / FILE).read_text())
+    file = {"sha256": sha256(bundle / "model.onnx"), "bytes": (bundle / "model.onnx").stat().st_size}
+    manifest["files"]["model.onnx"] = file
+    (bundle / FILE).write_text(json.dumps(manifest))
+    return bundle
+
+
+@pytest.fixture
 def text_bundle(bert_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the sentence encoder's bundle, to do what one likes to."""
     return Path(shutil.copytree(bert_bundle, tmp_path / "text-bundle"))

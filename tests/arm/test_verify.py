@@ -7,12 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-
 from openglm.arm.install import Emulation
-from openglm.bundle.manifest import FILE
-from openglm.hashing import sha256
 
 Command = Callable[..., Any]
 
@@ -31,18 +26,10 @@ def test_a_program_with_gates(command: Command, emulation: Emulation, cascade_bu
     assert "Cortex-A76" in ran.out
 
 
-def test_other_outputs_under_a_right_hash(command: Command, emulation: Emulation, bundle: Path) -> None:
-    model = onnx.load(bundle / "model.onnx")
-    for tensor in model.graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor)
-        if array.dtype.kind == "f":
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(array * 2, array.dtype), tensor.name))
-    onnx.save(model, bundle / "model.onnx")
-    manifest = json.loads((bundle / FILE).read_text())
-    file = {"sha256": sha256(bundle / "model.onnx"), "bytes": (bundle / "model.onnx").stat().st_size}
-    manifest["files"]["model.onnx"] = file
-    (bundle / FILE).write_text(json.dumps(manifest))
-    ran = command("verify", bundle, "--cpu", "cortex-a53")
+def test_other_outputs_under_a_right_hash(
+    command: Command, emulation: Emulation, doubled_bundle: Path
+) -> None:
+    ran = command("verify", doubled_bundle, "--cpu", "cortex-a53")
     assert ran.code == 4
     assert "outputs differ from the recorded ones" in ran.err
 

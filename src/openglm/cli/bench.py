@@ -93,6 +93,7 @@ def glue(
     from openglm.glue import finetuning, models, page, read
     from openglm.glue.bench import Bench
     from openglm.glue.references import REFERENCES
+    from openglm.writing import replacing
 
     chosen = _tasks(tasks, model, data, finetune)
     dev = {task.slug: read.dev(task, data) for task in chosen}
@@ -116,8 +117,12 @@ def glue(
         name = f"{model}, fine-tuned" if finetune else model
         result = run.result(name, source, finetuning=memory)
     if home is not None:
-        _write(home / "glue.html", page.render(result))
-        _write(home / "glue.json", result.model_dump_json(indent=2))
+        for name, text in (
+            ("glue.html", page.render(result)),
+            ("glue.json", result.model_dump_json(indent=2)),
+        ):
+            with replacing(home / name) as part:
+                part.write_text(text, encoding="utf-8")
     if json:
         print_json(result.model_dump(mode="json"))
         return
@@ -154,21 +159,6 @@ def _folder(output: Path) -> Path:
             f"{output} cannot be made a folder ({error.strerror}).", "Give a folder that you may write to."
         ) from error
     return output
-
-
-def _write(path: Path, text: str) -> None:
-    from openglm.errors import OutputError
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}).", "Give a folder that you may write to."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _tell(result: Result) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from openglm.cli.comparing import DATA, SAMPLES
 from openglm.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ def convert(
     precision: str = typer.Option(
         "fp32", help="fp32, fp16 or int8: weights in int8, activations quantized as they come."
     ),
-    data: str | None = typer.Option(
-        None, "--data", help="Your data to compare on: .tsv, .csv, .jsonl, .parquet, .npz, or a folder."
-    ),
-    samples: int = typer.Option(32, min=1, help="Inputs that answers are compared on."),
+    data: str | None = DATA,
+    samples: int = SAMPLES,
     threads: int = typer.Option(1, min=1, help="Threads."),
     rounds: int = typer.Option(15, min=5, help="Rounds of measuring; in each, both files run once."),
     time: float = typer.Option(1200.0, min=1, help="Seconds for the conversion, and for one comparison."),

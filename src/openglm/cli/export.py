@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from openglm.cli.comparing import DATA, ROUNDS, SAMPLES, SIZES, TIME
 from openglm.cli.console import err, listed, out, print_json
 from openglm.errors import InputError
 
@@ -127,16 +128,12 @@ def export(
     output: Path | None = typer.Option(
         None, "--output", "-o", help="A new bundle; the engines are added to the old one if not given."
     ),
-    sizes: list[str] = typer.Option(
-        [], help="For engines of fixed sizes: sequence=16,64; again for another dimension."
-    ),
-    data: str | None = typer.Option(
-        None, "--data", help="Your data to compare on: .tsv, .csv, .jsonl, .parquet, .npz, or a folder."
-    ),
-    samples: int = typer.Option(32, min=1, help="Inputs that answers are compared on."),
+    sizes: list[str] = SIZES,
+    data: str | None = DATA,
+    samples: int = SAMPLES,
     threads: int = typer.Option(1, min=1, help="Threads."),
-    rounds: int = typer.Option(15, min=5, help="Rounds of measuring; in each, all engines run once."),
-    time: float = typer.Option(300.0, min=1, help="Seconds for one conversion, and for one comparison."),
+    rounds: int = ROUNDS,
+    time: float = TIME,
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Add engines to a bundle: convert, compare with the bundle's own answers at once, and measure.
@@ -179,8 +176,6 @@ def export(
 
 def parse_sizes(given: Sequence[str]) -> dict[str, list[int]]:
     """Sizes by dimension; raises `InputError` for what is written otherwise."""
-    from openglm.errors import InputError
-
     found = {}
     for item in given:
         name, _, values = item.partition("=")

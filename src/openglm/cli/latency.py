@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from openglm.cli.bench import bench
+from openglm.cli.comparing import DATA, ROUNDS, SAMPLES, SIZES, TIME
 from openglm.cli.console import err, listed, print_json
 from openglm.cli.export import NOT_ADDED, parse_sizes, show, told
 from openglm.errors import InputError
@@ -28,15 +29,11 @@ def latency(
     ),
     threads: str = typer.Option("1", help="Threads; several numbers, as in 1,2, are measured one by one."),
     shape: str = typer.Option("", help="Sizes of a model's symbolic dimensions: batch=1,sequence=128."),
-    sizes: list[str] = typer.Option(
-        [], help="For engines of fixed sizes: sequence=16,64; again for another dimension."
-    ),
-    data: str | None = typer.Option(
-        None, "--data", help="Your data to compare on: .tsv, .csv, .jsonl, .parquet, .npz, or a folder."
-    ),
-    samples: int = typer.Option(32, min=1, help="Inputs that answers are compared on."),
-    rounds: int = typer.Option(15, min=5, help="Rounds of measuring; in each, all engines run once."),
-    time: float = typer.Option(300.0, min=1, help="Seconds for one conversion, and for one comparison."),
+    sizes: list[str] = SIZES,
+    data: str | None = DATA,
+    samples: int = SAMPLES,
+    rounds: int = ROUNDS,
+    time: float = TIME,
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Measure any model or bundle on the engines that are here: latency, load time, memory and size.

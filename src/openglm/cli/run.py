@@ -57,6 +57,7 @@ def run(
 
     from openglm.dynamic.model_file import FileSession, load
     from openglm.errors import InputError
+    from openglm.writing import replacing
 
     if bool(text) + bool(image) + (arrays is not None) != 1:
         raise InputError(
@@ -85,7 +86,8 @@ def run(
             task, classes = manifest.task, manifest.classes
             segments = {segment.name for segment in manifest.program.segments}
     if save is not None:
-        _write(save, found)
+        with replacing(save) as part, part.open("wb") as file:
+            np.savez(file, **found)  # type: ignore[arg-type]
     if json:
         print_json({name: array.tolist() for name, array in found.items()})
         return
@@ -133,28 +135,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a whole .npz of plain arrays.", "Write it with numpy.savez."
         ) from error
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    import os
-    from contextlib import suppress
-
-    import numpy as np
-
-    from openglm.errors import OutputError
-
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **found)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}).", "Give a path you may write to."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _row(row: np.ndarray) -> str:

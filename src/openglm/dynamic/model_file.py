@@ -47,7 +47,7 @@ class FileSession:
     def __init__(self, path: Path, *, threads: int | None = None, memory_mb: float | None = None) -> None:
         from openglm.model.tflite.reading import read
 
-        self._limit = None if memory_mb is None else MemoryLimit(memory_mb)
+        self._limit = MemoryLimit(memory_mb)
         file = read(path)
         self.inputs, self.outputs = file.inputs, file.outputs
         """What it takes and gives, in order."""
@@ -55,19 +55,15 @@ class FileSession:
         """Of quantized inputs and outputs by name: the scale and the zero point, with which an integer stands
         for (integer - zero point) * scale."""
         self._runner: Runs | None = engine(RUNTIME).load(path, threads=threads)
-        self._within_limit()
+        self._limit.check()
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name for inputs by name; raises `InputError` for inputs that do not fit."""
         if self._runner is None:
             raise InputError("The session is closed.", "Load the file again.")
         found = self._runner.run(check_inputs(self.inputs, arrays))
-        self._within_limit()
+        self._limit.check()
         return found
-
-    def _within_limit(self) -> None:
-        if self._limit is not None:
-            self._limit.check()
 
     def close(self) -> None:
         """Free the model; a closed session runs no more."""

@@ -51,7 +51,7 @@ def load(
     whole.
     """
     check_threads(threads)
-    limit = None if memory_mb is None else MemoryLimit(memory_mb)
+    limit = MemoryLimit(memory_mb)
     stack = ExitStack()
     try:
         folder, manifest = stack.enter_context(opened(Path(path)))
@@ -92,9 +92,9 @@ class Session:
         manifest: Manifest,
         threads: int | None,
         resources: ExitStack,
-        runtime: str = NAME,
-        limit: MemoryLimit | None = None,
-        arena: bool = True,
+        runtime: str,
+        limit: MemoryLimit,
+        arena: bool,
     ) -> None:
         self.manifest = manifest
         self._limit = limit
@@ -108,7 +108,7 @@ class Session:
             )
         except InputError as error:
             raise VerificationError(error.problem, "Make the bundle again, or upgrade the engine.") from error
-        self._within_limit()
+        self._limit.check()
         self._processor: Processor | None = None
 
     @property
@@ -139,7 +139,7 @@ class Session:
         """
         runner, inputs = self._prepared(arrays, text, text_pair, image)
         found = runner.run(inputs)
-        self._within_limit()
+        self._limit.check()
         return found
 
     def trace(
@@ -153,12 +153,8 @@ class Session:
         """As `run`, with how far each input went through the program and what it cost."""
         runner, inputs = self._prepared(arrays, text, text_pair, image)
         found = runner.traced(inputs)
-        self._within_limit()
+        self._limit.check()
         return found
-
-    def _within_limit(self) -> None:
-        if self._limit is not None:
-            self._limit.check()
 
     def _prepared(
         self, arrays: Mapping[str, np.ndarray] | None, text: Any, text_pair: Any, image: Any

@@ -39,15 +39,16 @@ def latency(
     `threads`. The first outcome for each number is ONNX Runtime's.
 
     A name may choose a processor, "onnxruntime:xnnpack". Engines that a bundle has are taken as they are, if
-    no `precision` is asked for. `dims` are the sizes of
-    a model's open dimensions; all else is as in `export`, and so is what is raised.
+    no `precision` is asked for. `dims` are the sizes of a model's open dimensions; all else is as in
+    `export`, and so is what is raised.
     """
     check_precision(precision)
-    asked = [] if list(runtimes) == [NAME] else wanted([name for name in runtimes if name != NAME], run=True)
+    asked = wanted([name for name in runtimes if name != NAME], run=True)
     for count in threads:
         check_threads(count)
-    settings: dict[str, Any] = {"samples": samples, "seconds": seconds, "progress": progress}
-    settings["threads"] = threads[0]
+    settings: dict[str, Any] = {
+        "samples": samples, "threads": threads[0], "seconds": seconds, "progress": progress,
+    }  # fmt: skip
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openglm-")))
         files: dict[str, Files] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from openglm.bundle.manifest import Host, Precision, Timing
-from openglm.errors import InputError, OutputError
+from openglm.dynamic.model_file import RUNTIME
+from openglm.errors import InputError
 from openglm.model.sources import saved_model, tflite_file
 from openglm.model.tflite import conversion
 from openglm.runtimes import batches, measure
@@ -19,9 +21,9 @@ from openglm.runtimes.engine import engine
 from openglm.search.feed import Feed, sizes
 from openglm.targets import apart
 from openglm.targets.proof import Proof, coarser, prove
+from openglm.writing import replacing
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-RUNTIME = "litert"
 
 
 class Converted(NamedTuple):
@@ -103,7 +105,8 @@ def to_litert(
         batches.save(found[:1], one)
         programs = {each: (RUNTIME, file) for each, file in files.items()}
         times = apart.times(programs, one, work, threads=threads, rounds=rounds, seconds=seconds)
-        _write(files[asked].read_bytes(), target)
+        with replacing(target) as part:
+            shutil.copyfile(files[asked], part)
         return Converted(
             path=target,
             precision=asked,
@@ -128,17 +131,3 @@ def _within(proof: Proof, precision: Precision, whose: str) -> Proof:
             "Take another precision, or judge it by inputs of your own with --data.",
         )
     return proof
-
-
-def _write(content: bytes, target: Path) -> None:
-    """All of a file, or none."""
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(target)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror}).", "Give a path you may write to."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,19 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from openglm.data.text import noise
 from openglm.dynamic.model_file import RUNTIME
 from openglm.errors import InputError, VerificationError
-from openglm.model.analysis.shapes import resolve
 from openglm.model.sources import tflite_file
 from openglm.model.tflite.reading import read
 from openglm.runtimes import batches
 from openglm.runtimes.engine import engine
+from openglm.search.feed import Feed, sizes
 from openglm.targets import apart
 from openglm.targets.proof import prove
 
 SAMPLES = 4
-_SEED = 20
 _TOLERANCE = 1e-3
 """Largest difference, as a share of the largest output, that another order of sums explains."""
 
@@ -45,12 +43,8 @@ def verify(path: Path, *, seconds: float = 300.0) -> Checked:
     """
     model = tflite_file.load(str(path))
     engine(RUNTIME)  # so that a missing engine is no fault of the file
-    dims = resolve(model.graph).dims
-    samples = list(noise(model.inputs, SAMPLES, _SEED, dims))
-    rows = [
-        {spec.name: _batch(sample.inputs[spec.name], spec.shape) for spec in model.inputs}
-        for sample in samples
-    ]
+    feed = Feed(model, None, sizes(model, None), calibration_samples=SAMPLES, evaluation_samples=SAMPLES)
+    rows = feed.first(SAMPLES)
     with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
         work = Path(folder)
         batches.save([*rows, *rows], work / "inputs.npz")
@@ -76,10 +70,3 @@ def verify(path: Path, *, seconds: float = 300.0) -> Checked:
     if not difference <= _TOLERANCE:
         raise VerificationError(f"{path} gives other outputs with two threads than with one.", again)
     return Checked(len(rows), len(model.outputs), difference, one.took.load_ms, one.took.peak_mb)
-
-
-def _batch(array: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    """A sample as a whole input, which has as many rows as the file says, one where that is open."""
-    if not shape:
-        return array
-    return np.repeat(array[None], shape[0] if isinstance(shape[0], int) else 1, axis=0)

@@ -96,10 +96,10 @@ class Subject:
         if precision not in target.precisions:
             raise InputError(f"{target.title} has no {precision}.", "Try another precision.")
         files = {}
+        every = {**proposed(self.reads, self.shape), **(sizes or {})}
         for segment, source in self._sources.items():
             self.progress(f"{target.title}: converting {segment}")
             files[segment] = self.work / f"{segment}_{precision}{target.suffix}"
-            every = {**proposed(self.reads, self.shape), **(sizes or {})}
             sized = replace(source, sizes=every)
             apart.convert(target.name, sized, files[segment], precision, self.scratch, self.seconds)
         return files
