@@ -203,6 +203,31 @@ def test_verify(texts: Session, pictures: Session) -> None:
     assert pictures.verify() <= 0.01
 
 
+@pytest.mark.parametrize(("rounding", "right"), [(0.0, False), (0.02, False), (0.04, True), (1e6, True)])
+def test_what_a_bundle_says_of_rounding_is_allowed_twice(bundle: Path, rounding: float, right: bool) -> None:
+    with np.load(bundle / "probes.npz") as file:
+        recorded = {name: array.copy() for name, array in file.items()}
+    output = next(name for name in recorded if "/out." in name)
+    recorded[output].reshape(-1)[0] += 0.06 * np.abs(recorded[output]).max()
+    np.savez(bundle.parent / "probes.npz", **recorded)
+    replaced(bundle, "probes.npz", (bundle.parent / "probes.npz").read_bytes())
+    manifest = json.loads((bundle / FILE).read_text()) | {"rounding": rounding}
+    (bundle / FILE).write_text(json.dumps(manifest))
+    with openglm.load(bundle) as session:
+        if right:
+            assert 0.05 < session.verify() < 0.07
+        else:
+            with pytest.raises(VerificationError, match=f"rounding explains {max(2 * rounding, 0.01):.2%}"):
+                session.verify()
+
+
+def test_no_rounding_explains_another_model(doubled_bundle: Path) -> None:
+    manifest = json.loads((doubled_bundle / FILE).read_text()) | {"rounding": 1e6}
+    (doubled_bundle / FILE).write_text(json.dumps(manifest))
+    with openglm.load(doubled_bundle) as session, pytest.raises(VerificationError, match="25"):
+        session.verify()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [(lambda w: w * 1.5, "differ from the recorded"), (lambda w: w * np.nan, "differ from the recorded")],

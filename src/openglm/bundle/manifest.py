@@ -331,6 +331,9 @@ class Manifest(_Part):
     measured in turn."""
     probes: str | None = None
     """The .npz with inputs and the outputs they gave when the bundle was made."""
+    rounding: float = 0.0
+    """How far these outputs move where floats are rounded otherwise, as on another processor, as a share of
+    the largest output."""
     recalibrated: tuple[Recalibration, ...] = ()
     """The latest last."""
     targets: tuple[Target, ...] = ()

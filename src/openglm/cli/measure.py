@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from openglm.arm.cpus import CPUS
+from openglm.bundle.manifest import Manifest
 from openglm.cli.console import err, listed, out, print_json
 from openglm.cli.explain import explain
 from openglm.errors import InputError
@@ -48,18 +49,29 @@ def verify(
         worst = session.verify()
         manifest = session.manifest
     if json:
-        print_json({"bundle": str(bundle), "ok": True, "files": len(manifest.files), "difference": worst})
+        print_json(
+            {
+                "bundle": str(bundle),
+                "ok": True,
+                "files": len(manifest.files),
+                "difference": worst,
+                "rounding": manifest.rounding,
+            }
+        )
         return
     out().print(
-        f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {_outputs(worst)}.",
+        f"[green]✓[/] {len(manifest.files)} files as their hashes say, loaded, {_outputs(worst, manifest)}.",
         soft_wrap=True,
     )
 
 
-def _outputs(difference: float) -> str:
+def _outputs(difference: float, manifest: Manifest) -> str:
     if difference == 0:
         return "exactly the recorded outputs"
-    return f"the recorded outputs to {difference:.2g} of their range"
+    told = f"the recorded outputs to {difference:.2g} of their range"
+    if manifest.rounding < difference / 10:
+        return told
+    return f"{told} (other rounding moves them by {manifest.rounding:.2g})"
 
 
 def _verify_on_arm(bundle: Path, runtime: str, cpu: str, json: bool) -> None:
@@ -78,11 +90,12 @@ def _verify_on_arm(bundle: Path, runtime: str, cpu: str, json: bool) -> None:
                 "files": len(manifest.files),
                 "cpu": cpu,
                 "difference": found.difference,
+                "rounding": manifest.rounding,
                 "identical": found.identical,
             }
         )
         return
-    outputs = f"{_outputs(found.difference)}, {found.identical:.1%} of the values bit for bit"
+    outputs = f"{_outputs(found.difference, manifest)}, {found.identical:.1%} of the values bit for bit"
     if found.identical == 1:
         outputs = "exactly the recorded outputs, bit for bit"
     out().print(

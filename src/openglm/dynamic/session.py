@@ -26,7 +26,11 @@ from openglm.runtimes.onnxruntime import NAME
 AUTO = "auto"
 TOLERANCE = 0.01
 """Largest difference from a recorded output, as a share of the largest recorded value, that another
-processor's rounding explains."""
+processor's rounding explains where a bundle says nothing of its own."""
+SPREAD = 2.0
+"""How many times a bundle's own `rounding` another processor's may be: both are samples of one spread."""
+LARGEST = 0.25
+"""The largest difference that any rounding explains: beyond it, a check would prove nothing."""
 
 
 def load(
@@ -172,7 +176,7 @@ class Session:
     def verify(self) -> float:
         """Run the recorded probes; the largest difference, as a share of the largest recorded output.
 
-        Raises `VerificationError` where it is beyond `TOLERANCE` or there are no probes.
+        Raises `VerificationError` where rounding does not explain it or there are no probes.
         """
         return agreement(self._folder, self.manifest, self.run).difference
 
@@ -216,7 +220,8 @@ def agreement(
 ) -> Agreement:
     """What `run` gives for a bundle's probes against what was recorded.
 
-    Raises `VerificationError` where they differ by more than `TOLERANCE` or there are no probes.
+    Raises `VerificationError` where they differ by more than `TOLERANCE` and `SPREAD` times what rounding
+    changed when the bundle was made, or there are no probes.
     """
     if manifest.probes is None:
         raise VerificationError("The bundle holds no recorded outputs to compare with.", "Make it again.")
@@ -225,7 +230,7 @@ def agreement(
         for given, recorded in read_probes(folder / manifest.probes):
             found = run(given)
             for name, array in recorded.items():
-                worst = max(worst, _difference(found[name], array))
+                worst = max(worst, difference(found[name], array))
                 same += _identical(found[name], array)
                 values += array.size
         if not values:
@@ -235,15 +240,19 @@ def agreement(
             f"The recorded inputs and outputs do not go with the model ({error}).",
             "Make the bundle again.",
         ) from error
-    if not worst <= TOLERANCE:
+    allowed = max(TOLERANCE, min(SPREAD * manifest.rounding, LARGEST))
+    if not worst <= allowed:
         raise VerificationError(
-            f"The model's outputs differ from the recorded ones by {worst:.2%} of their range.",
+            f"The model's outputs differ from the recorded ones by {worst:.2%} of their range; "
+            f"rounding explains {allowed:.2%}.",
             "Use another version of the engine, or make the bundle again on this machine.",
         )
     return Agreement(worst, same / values)
 
 
-def _difference(found: np.ndarray, recorded: np.ndarray) -> float:
+def difference(found: np.ndarray, recorded: np.ndarray) -> float:
+    """The largest difference of two arrays as a share of the largest recorded value; infinite for others'
+    shapes and where a number is missing on one side."""
     if found.shape != recorded.shape:
         return float("inf")
     if not recorded.size:

@@ -27,6 +27,7 @@ from openglm.runtimes.onnxruntime import NAME
 from openglm.search import threads
 from openglm.search.bench import Bench
 from openglm.search.feed import Batch, Feed
+from openglm.search.rounding import rounding
 from openglm.search.trial import Trial, inputs_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         | {"python": platform.python_version()},
         threads=thread_counts,
         probes=PROBES_FILE,
+        rounding=rounding(program, bench.outputs, folder, folder / PROBES_FILE),
         files={},
     )
     seal(folder, manifest)

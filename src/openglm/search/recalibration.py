@@ -27,6 +27,7 @@ from openglm.runtimes.onnxruntime import NAME, Runner
 from openglm.search.bundled import Bundled
 from openglm.search.feed import Feed
 from openglm.search.package import seal
+from openglm.search.rounding import rounding
 
 SAMPLES = 2000
 
@@ -96,11 +97,11 @@ def _write(place: Path, folder: Path, manifest: Manifest, program: Program, reco
     for name in manifest.files:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, place / name)
+    changes: dict[str, Any] = {"program": program, "recalibrated": (*manifest.recalibrated, record)}
     if manifest.probes is not None:
         runner = open_program(program, manifest.outputs, folder)
         given = [inputs for inputs, _ in read_probes(folder / manifest.probes)]
         np.savez_compressed(place / manifest.probes, **probes(runner, given))  # type: ignore[arg-type]
-    changed = manifest.model_copy(
-        update={"program": program, "recalibrated": (*manifest.recalibrated, record)}
-    )
+        changes["rounding"] = rounding(program, manifest.outputs, folder, place / manifest.probes)
+    changed = manifest.model_copy(update=changes)
     seal(place, changed, report=REPORT in manifest.files)
