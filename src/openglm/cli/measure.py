@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from openglm.arm.cpus import CPUS
-from openglm.bundle.manifest import Manifest
 from openglm.cli.console import err, listed, out, print_json
 from openglm.cli.explain import explain
 from openglm.errors import InputError
+
+if TYPE_CHECKING:
+    from openglm.bundle.manifest import Manifest
 
 
 def register(app: typer.Typer) -> None:
