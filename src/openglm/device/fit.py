@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,12 +17,13 @@ from openglm.device.heat import Rate, rate
 from openglm.device.language import TokenRate, token_rate
 from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.profile import Device, UnitKind
+from openglm.device.sustain import Load, Sustained, sustain
 from openglm.errors import InputError
 from openglm.memory.lifetime import peak_activation_bytes
 from openglm.model.analysis.statistics import Statistics, analyse
 from openglm.model.model import Model
 
-__all__ = ["Budget", "Limit", "Verdict", "fit"]
+__all__ = ["Budget", "Limit", "Load", "Verdict", "fit", "fit_each"]
 
 DEFAULT_THREADS = 4
 """Threads where none are asked for and the CPU has as many cores: more rarely help on phones."""
@@ -35,10 +36,10 @@ class Limit(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: Literal["latency", "memory", "size", "energy", "load"]
+    name: Literal["latency", "memory", "size", "energy", "load", "rate"]
     predicted: float
     budget: float | None
-    """None where the budget sets no limit; such a one is always kept."""
+    """None where the budget sets no limit; such a one is always kept. Of a rate, the least."""
     ok: bool
     unit: str
     bound: str
@@ -92,6 +93,8 @@ class Verdict(BaseModel):
     inferences_per_charge: int | None
     tokens_per_s: TokenRate | None
     """For a language model."""
+    sustained: Sustained | None = None
+    """What becomes of the load that was asked about."""
     units: list[UnitLatency]
     """For information: the verdict is on `unit`."""
     predicted_by: str
@@ -104,7 +107,7 @@ class Verdict(BaseModel):
         return self.model_dump(mode="json", exclude=None if layers else {"layers"})
 
     def limit(self, name: str) -> Limit:
-        """The limit called "latency", "memory", "size", "energy" or "load"."""
+        """The limit called "latency", "memory", "size", "energy", "load" or "rate"."""
         return next(limit for limit in self.limits if limit.name == name)
 
 
@@ -116,27 +119,59 @@ def fit(
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     unit: UnitChoice = "cpu",
+    load: Load | None = None,
 ) -> Verdict:
     """Say whether `model` fits `device` within `budget`, from its graph alone and in seconds.
 
     `model` is a `Model` or anything that `AutoModel.from_pretrained` takes, `device` a profile, its
     name or a file. `dims` sets symbolic input dimensions. The verdict is for the CPU unless `unit`
     says otherwise, because that is where a bundle's engine runs; "best" takes the fastest unit.
+    With `load` it also says whether that rate can be held so long, and does not fit where it cannot.
     Raises `InputError` for a model, device, dimension, thread count or unit that cannot be used.
     """
+    given = profile.load(device if isinstance(device, Device) else str(device))
+    (verdict,) = fit_each(model, [given], budget, dims=dims, threads=threads, unit=unit, load=load)
+    return verdict
+
+
+def fit_each(
+    model: Model | str | PathLike[str],
+    devices: Iterable[Device],
+    budget: Budget | None = None,
+    *,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    unit: UnitChoice = "cpu",
+    load: Load | None = None,
+) -> list[Verdict]:
+    """A verdict for each device, as `fit` gives them, from one analysis of the graph."""
     if not isinstance(model, Model):
         from openglm.model.auto import AutoModel
 
         model = AutoModel.from_pretrained(model)
-    device = profile.load(device if isinstance(device, Device) else str(device))
     if threads is not None and threads < 1:
         raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
-    budget = budget or Budget()
+    statistics = analyse(model.graph, dims)
+    activations = peak_activation_bytes(statistics.shapes)
+    return [
+        _judge(model, device, statistics, activations, budget or Budget(), threads, unit, load)
+        for device in devices
+    ]
+
+
+def _judge(
+    model: Model,
+    device: Device,
+    statistics: Statistics,
+    activations: int,
+    budget: Budget,
+    threads: int | None,
+    unit: UnitChoice,
+    load: Load | None,
+) -> Verdict:
     if budget.memory_mb is None:
         budget = budget.model_copy(update={"memory_mb": device.app_memory_mb})
-    statistics = analyse(model.graph, dims)
     chosen, units = _latency(statistics, device, unit, threads or DEFAULT_THREADS)
-    activations = peak_activation_bytes(statistics.shapes)
     memory = footprint(statistics, activations)
     reading, starting = read_ms(statistics, device), initialisation_ms(statistics, device)
     predicted = Predicted(
@@ -149,6 +184,10 @@ def fit(
         load_ms=reading + starting,
     )
     limits = _limits(predicted, budget, memory, reading)
+    sustained = sustain(chosen, device, load) if load else None
+    if sustained is not None and sustained.asked_per_s:
+        limits.append(_rate_limit(sustained))
+        budget = _fast_enough(budget, sustained)
     action, advice = advise(predicted, budget)
     language = model.task == "text-generation"
     return Verdict(
@@ -161,10 +200,11 @@ def fit(
         unit=chosen.unit.name,
         threads=chosen.threads,
         dims=statistics.shapes.dims,
-        rate=rate(max(chosen.ms, 1e-6), device),
+        rate=rate(chosen, device),
         power_w=active_power_w(chosen),
         inferences_per_charge=inferences_per_charge(chosen, device) if chosen.ms > 0 else None,
         tokens_per_s=token_rate(statistics, model.config, chosen, device) if language else None,
+        sustained=sustained,
         units=units,
         predicted_by=_predicted_by(statistics, chosen, device),
         unknown_operators=list(statistics.unknown_operators),
@@ -231,6 +271,32 @@ def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: fl
         )
         for name, value, most, unit, bound in rows
     ]
+
+
+def _rate_limit(sustained: Sustained) -> Limit:
+    after, asked = sustained.throttles_after_s, sustained.asked_per_s or 0.0
+    if after is not None:
+        bound = f"heat: it throttles after {after / 60:.1f} min, at {sustained.power_w:.1f} W on average"
+    elif sustained.held:
+        bound = f"the latency; it does not throttle in {sustained.duration_s / 60:.3g} min"
+    else:
+        bound = "the latency, even while cool"
+    return Limit(
+        name="rate",
+        predicted=sustained.most_per_s,
+        budget=asked,
+        ok=sustained.held,
+        unit="/s",
+        bound=bound,
+    )
+
+
+def _fast_enough(budget: Budget, sustained: Sustained) -> Budget:
+    """The budget with the latency at which the rate would be held; the rate goes with one over latency."""
+    if sustained.held or not sustained.asked_per_s:
+        return budget
+    needed = sustained.start_ms * sustained.most_per_s / sustained.asked_per_s
+    return budget.model_copy(update={"latency_ms": min(needed, budget.latency_ms or needed)})
 
 
 def _latency_bound(latency: LatencyPrediction) -> str:

@@ -1,0 +1,283 @@
+"""Heat of phones that the thermal model has not seen: half an hour of load, leave one phone out of three.
+
+    python benchmarks/heat.py --data ../shared/data [--write-docs] [--write-coefficients]
+
+The data are phone-thermal/*.csv: a detector in int8, back to back for 30 minutes with ONNX Runtime on
+four CPU threads, a row a minute, on three phones (DaedricKnight/megadetector-int8-ptq, MIT). The two
+coefficients of `openglm.device.heat` are fitted on two phones; the third is predicted from its profile,
+its latency while cool and its battery's temperature at the start, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tables
+from openglm.device import heat, profile
+from openglm.device.heat import Body
+
+PHONES = {
+    "dimensity-900": "dimensity-900",
+    "exynos-2400e": "exynos-2400",  # the same chip, clocked a little lower
+    "snapdragon-8-elite": "snapdragon-8-elite",
+}
+"""Each file's name, and the profile of its phone."""
+
+LIMIT_C = 43.0
+"""What a case may have where it is held for long (ISO 13732-1, plastic and glass, 10 minutes to 8 hours)."""
+ROOM_C = 25.0
+"""The room, which the data do not name; a phone that starts colder stands in a room as cold as itself."""
+EXPONENT = 3.0
+
+COOL, LAST = 3, 10
+"""Minutes: the fastest of the first three is the cool latency (a governor takes a while to wake); the last
+ten are the steady state."""
+SLOWER = 1.05
+"""A phone throttles in the first minute whose median is so many times the fastest before it; from minute
+to minute medians differ by 1 %."""
+LATENCY_WITHIN, MINUTES_WITHIN = 0.15, 3.0
+
+T_90 = {1: 6.314, 2: 2.920}
+"""Student's t, 90 % two-sided, by degrees of freedom."""
+
+COEFFICIENTS = Path(heat.__file__).with_name("thermal.toml")
+SOURCE = (
+    "fitted by benchmarks/heat.py to half an hour of load on three phones, "
+    "DaedricKnight/megadetector-int8-ptq, commit 34570fd7 (MIT)"
+)
+
+
+@dataclass(frozen=True)
+class Phone:
+    """What was measured of a phone, in milliseconds, minutes and degrees Celsius."""
+
+    name: str
+    idle_w: float
+    active_w: float
+    start_c: float
+    first_ms: float
+    """The median of the first minute."""
+    cool_ms: float
+    steady_ms: float
+    """The median over the last minutes of each minute's median."""
+    cool_mean_ms: float
+    steady_mean_ms: float
+    """By frames counted: what one takes on average, slow ones among them."""
+    throttles_min: float
+    hottest: str
+    """The highest thermal status that Android told."""
+
+    @property
+    def room_c(self) -> float:
+        return min(self.start_c, ROOM_C)
+
+    def body(self, rise_k: float, capacity_j_k: float) -> Body:
+        return Body(
+            resistance_k_w=rise_k / (self.idle_w + self.active_w),
+            capacity_j_k=capacity_j_k,
+            idle_w=self.idle_w,
+            start_c=self.start_c,
+            room_c=self.room_c,
+            limit_c=LIMIT_C,
+            exponent=EXPONENT,
+        )
+
+    def rise_k(self, ratio: float) -> float:
+        """The rise at full load that makes it so many times slower in the end; `Body.speed` inverted."""
+        kept = self.idle_w + self.active_w / ratio**EXPONENT
+        return (LIMIT_C - self.room_c) * (self.idle_w + self.active_w) / kept
+
+    @property
+    def kept(self) -> float:
+        """The speed that it would keep in a room of `ROOM_C`: its profile's `sustained_fraction`."""
+        rise = self.rise_k(self.steady_ms / self.cool_ms)
+        return replace(self.body(rise, 1.0), room_c=ROOM_C).speed(self.active_w)
+
+    def capacity_j_k(self, rise_k: float) -> float:
+        """The heat capacity that makes it throttle when it did; `Body.throttles_after_s` inverted."""
+        after = self.body(rise_k, 1.0).throttles_after_s(self.idle_w + self.active_w)
+        if after is None:
+            raise SystemExit(f"{self.name} would never throttle with a rise of {rise_k:.0f} K.")
+        return self.throttles_min * 60 / after
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The coefficients, and the factors within which nine phones of ten lie."""
+
+    rise_k: float
+    rise_factor: float
+    capacity_j_k: float
+    capacity_factor: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder with phone-thermal/*.csv")
+    parser.add_argument("--write-docs", action="store_true")
+    parser.add_argument("--write-coefficients", action="store_true", help="the fit on all three phones")
+    given = parser.parse_args()
+    phones = [read(given.data / "phone-thermal" / f"{name}.csv", PHONES[name]) for name in PHONES]
+    text, reached = judged(phones)
+    command = shlex.join(["python", "benchmarks/heat.py", *sys.argv[1:]])
+    text = f"{text}\n\n```sh\n{command}\n```"
+    print(text)
+    if given.write_docs:
+        tables.write("heat", text)
+    if given.write_coefficients:
+        COEFFICIENTS.write_text(toml(fit(phones)), encoding="utf-8")
+        print(f"Written: {COEFFICIENTS}")
+    return 0 if reached else 1
+
+
+def read(path: Path, name: str) -> Phone:
+    """One phone's half an hour."""
+    device = profile.load(name)
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    medians = [float(row["median_ms"]) for row in rows]
+    frames = [int(row["frames"]) for row in rows]
+    fastest = medians[0]
+    throttles = math.nan
+    for row, median in zip(rows, medians, strict=True):
+        if median > SLOWER * fastest:
+            throttles = int(row["minute"]) - 0.5
+            break
+        fastest = min(fastest, median)
+    order = ("NONE", "LIGHT", "MODERATE", "SEVERE", "CRITICAL", "EMERGENCY", "SHUTDOWN")
+    return Phone(
+        name=path.stem,
+        idle_w=device.idle_power_w,
+        active_w=heat.design_w(device),
+        start_c=float(rows[0]["battery_temp_c"]),
+        first_ms=medians[0],
+        cool_ms=min(medians[:COOL]),
+        steady_ms=statistics.median(medians[-LAST:]),
+        cool_mean_ms=60_000 / max(frames[:COOL]),
+        steady_mean_ms=60_000 * LAST / sum(frames[-LAST:]),
+        throttles_min=throttles,
+        hottest=max((row["thermal"] for row in rows), key=order.index),
+    )
+
+
+def fit(phones: Sequence[Phone]) -> Fitted:
+    """Both coefficients as geometric means over the phones."""
+    rises = [phone.rise_k(phone.steady_ms / phone.cool_ms) for phone in phones]
+    capacities = [phone.capacity_j_k(rise) for phone, rise in zip(phones, rises, strict=True)]
+    return Fitted(*centre(rises), *centre(capacities))
+
+
+def centre(values: Sequence[float]) -> tuple[float, float]:
+    """The geometric mean, and the factor around it that holds nine of ten further values."""
+    logs = [math.log(value) for value in values]
+    spread = T_90[len(logs) - 1] * statistics.stdev(logs) * math.sqrt(1 + 1 / len(logs))
+    return math.exp(statistics.fmean(logs)), math.exp(spread)
+
+
+def judged(phones: Sequence[Phone]) -> tuple[str, bool]:
+    """The tables, and whether the targets are reached."""
+    steady, onset, means = [], [], []
+    misses: list[float] = []
+    late: list[float] = []
+    for phone in phones:
+        known = fit([other for other in phones if other is not phone])
+        body = phone.body(known.rise_k, known.capacity_j_k)
+        slower = 1 / body.speed(phone.active_w)
+        ms = phone.cool_ms * slower
+        after = body.throttles_after_s(phone.idle_w + phone.active_w)
+        minutes = math.inf if after is None else after / 60
+        misses.append(ms / phone.steady_ms - 1)
+        late.append(minutes - phone.throttles_min)
+        steady.append(
+            [
+                phone.name,
+                f"{phone.cool_ms:.0f}",
+                f"{phone.steady_ms:.0f}",
+                f"{ms:.0f}",
+                f"{misses[-1]:+.0%}",
+                f"{phone.first_ms:.0f}",
+                f"{phone.first_ms / phone.steady_ms - 1:+.0%}",
+            ]
+        )
+        onset.append(
+            [
+                phone.name,
+                phone.hottest,
+                f"{phone.start_c:.0f}",
+                f"{phone.idle_w + phone.active_w:.1f}",
+                f"{phone.throttles_min:.1f}",
+                f"{minutes:.1f}",
+                f"{late[-1]:+.1f}",
+            ]
+        )
+        mean = phone.cool_mean_ms * slower
+        means.append(
+            [
+                phone.name,
+                f"{phone.steady_mean_ms:.0f}",
+                f"{mean:.0f}",
+                f"{mean / phone.steady_mean_ms - 1:+.0%}",
+                f"{phone.cool_mean_ms / phone.steady_mean_ms - 1:+.0%}",
+            ]
+        )
+    whole = fit(phones)
+    good = [max(map(abs, misses)) <= LATENCY_WITHIN, max(map(abs, late)) <= MINUTES_WITHIN]
+    lines = [
+        verdict(good[0], f"steady-state latency within {LATENCY_WITHIN:.0%}", f"{worst(misses):+.0%}"),
+        verdict(good[1], f"time to throttle within {MINUTES_WITHIN:.0f} minutes", f"{worst(late):+.1f}"),
+    ]
+    text = "\n\n".join(
+        [
+            "Latency in milliseconds when steady (the last ten of 30 minutes), each phone predicted from the "
+            "other two; beside it, what the first minute says.",
+            tables.markdown(
+                ["phone", "cool", "steady", "predicted", "error", "first minute", "its error"], steady, 1
+            ),
+            "Minutes to throttle, from the start's temperature and the power of the profile.",
+            tables.markdown(
+                ["phone", "status", "start, °C", "power, W", "throttles", "predicted", "error"], onset, 2
+            ),
+            "The same on average, by frames counted in the last ten minutes: where a phone switches between "
+            "two speeds, the mean lies between them and the median does not.",
+            tables.markdown(["phone", "mean", "predicted", "error", "no throttling"], means, 1),
+            "\n".join(lines),
+            f"Fitted on all three: a rise of {whole.rise_k:.0f} K at full load, within a factor of "
+            f"{whole.rise_factor:.2f} for nine phones of ten; a capacity of {whole.capacity_j_k:.0f} J/K, "
+            f"within {whole.capacity_factor:.2f}. In a room of {ROOM_C:.0f} °C they would keep "
+            + ", ".join(f"{phone.kept:.2f} ({phone.name})" for phone in phones)
+            + " of their speed. Nothing here was measured on this machine.",
+        ]
+    )
+    return text, all(good)
+
+
+def worst(errors: Sequence[float]) -> float:
+    return max(errors, key=abs)
+
+
+def verdict(good: bool, what: str, found: str) -> str:
+    return f"- {'PASS' if good else 'MISSED'}: {what}: at worst {found}"
+
+
+def toml(fitted: Fitted) -> str:
+    """The file that the package reads."""
+    return (
+        "# What openglm.device.heat knows of phones; its meaning stands there, field by field.\n"
+        "# Written by: python benchmarks/heat.py --data DATA --write-coefficients\n"
+        f"limit_c = {LIMIT_C}\nroom_c = {ROOM_C}\nexponent = {EXPONENT}\n"
+        f"rise_k = {fitted.rise_k:.1f}\nrise_factor = {fitted.rise_factor:.3f}\n"
+        f"capacity_j_k = {fitted.capacity_j_k:.1f}\ncapacity_factor = {fitted.capacity_factor:.3f}\n"
+        f'source = "{SOURCE}"\n'
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
