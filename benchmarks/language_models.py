@@ -125,7 +125,7 @@ def main() -> int:
     text = (
         f"{table}\n\nMedian error: {_median(written):.0%} for tokens written a second (at worst "
         f"{max(map(abs, written)):.0%}), {_median(first):.0%} for the first token (at worst "
-        f"{max(map(abs, first)):.0%}). Weights of 4 bits, a cache of 16; published by others, and nothing was "
+        f"{max(map(abs, first)):.0%}). Weights of 4 bits, a cache of 16; published by others. Nothing was "
         "fitted to it here or measured on this machine.\n\n"
         "```sh\npython benchmarks/language_models.py --write-docs\n```"
     )

@@ -71,16 +71,10 @@ def fit(
     dims = parse_dims(shape)
     if device == "all":
         from openglm.cli import phones
+        from openglm.device.market import read_market, survey
 
-        found = phones.fit_all(
-            model,
-            budget,
-            market,
-            dims=dims,
-            threads=threads,
-            unit=unit,
-            load=load,  # type: ignore[arg-type]
-        )
+        shares = read_market(market) if market else None
+        found = survey(model, shares, budget, dims=dims, threads=threads, unit=unit, load=load)  # type: ignore[arg-type]
         phones.tell(found, output, json)
         if not found.running:
             raise typer.Exit(DOES_NOT_FIT)

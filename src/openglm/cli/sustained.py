@@ -50,8 +50,8 @@ def show(found: Sustained) -> None:
 def time(seconds: float) -> str:
     """Seconds as people say them."""
     if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 7200 else f"{seconds / 3600:.2g} h"
 
 
 def _onset(found: Sustained) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from openglm.memory.lifetime import peak_activation_bytes
 from openglm.model.analysis.statistics import Statistics, analyse
 from openglm.model.model import Model
 
-__all__ = ["Budget", "Limit", "Load", "Verdict", "fit", "fit_each"]
+__all__ = ["Budget", "Limit", "Load", "Verdict", "fit", "judge"]
 
 DEFAULT_THREADS = 4
 """Threads where none are asked for and the CPU has as many cores: more rarely help on phones."""
@@ -129,46 +129,31 @@ def fit(
     With `load` it also says whether that rate can be held so long, and does not fit where it cannot.
     Raises `InputError` for a model, device, dimension, thread count or unit that cannot be used.
     """
-    given = profile.load(device if isinstance(device, Device) else str(device))
-    (verdict,) = fit_each(model, [given], budget, dims=dims, threads=threads, unit=unit, load=load)
-    return verdict
-
-
-def fit_each(
-    model: Model | str | PathLike[str],
-    devices: Iterable[Device],
-    budget: Budget | None = None,
-    *,
-    dims: Mapping[str, int] | None = None,
-    threads: int | None = None,
-    unit: UnitChoice = "cpu",
-    load: Load | None = None,
-) -> list[Verdict]:
-    """A verdict for each device, as `fit` gives them, from one analysis of the graph."""
     if not isinstance(model, Model):
         from openglm.model.auto import AutoModel
 
         model = AutoModel.from_pretrained(model)
-    if threads is not None and threads < 1:
-        raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
+    device = profile.load(device if isinstance(device, Device) else str(device))
     statistics = analyse(model.graph, dims)
     activations = peak_activation_bytes(statistics.shapes)
-    return [
-        _judge(model, device, statistics, activations, budget or Budget(), threads, unit, load)
-        for device in devices
-    ]
+    return judge(model, device, statistics, activations, budget, threads=threads, unit=unit, load=load)
 
 
-def _judge(
+def judge(
     model: Model,
     device: Device,
     statistics: Statistics,
     activations: int,
-    budget: Budget,
-    threads: int | None,
-    unit: UnitChoice,
-    load: Load | None,
+    budget: Budget | None = None,
+    *,
+    threads: int | None = None,
+    unit: UnitChoice = "cpu",
+    load: Load | None = None,
 ) -> Verdict:
+    """The verdict of `fit` on a graph that was analysed already, whose tensors need `activations` bytes."""
+    if threads is not None and threads < 1:
+        raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
+    budget = budget or Budget()
     if budget.memory_mb is None:
         budget = budget.model_copy(update={"memory_mb": device.app_memory_mb})
     chosen, units = _latency(statistics, device, unit, threads or DEFAULT_THREADS)
