@@ -87,7 +87,7 @@ def main() -> int:
     written: list[float] = []
     first: list[float] = []
     for item in PUBLISHED:
-        asked = Question(context=item.context, prompt=item.prompt, unit=item.unit)  # type: ignore[arg-type]
+        asked = Question(context=item.context, prompt=item.prompt, unit=item.unit)
         found = language_fit(Decoder.load(item.model), profile.load(item.device), asked)
         written.append(found.decode_per_s / item.decode_per_s - 1)
         cells = ["", "", ""]

@@ -51,14 +51,14 @@ def language_models(
     """
     from openglm.device import profile
     from openglm.device.decoder import Decoder, sizes
-    from openglm.device.language_fit import Question, language_fit
+    from openglm.device.language_fit import Question, language_fit, processors
 
     asked = Question(
         bits=bits,
         context=context,
         cache_bits=cache_bits,
         prompt=prompt,
-        unit=unit,  # type: ignore[arg-type]
+        unit=unit,
     )
     models = [Decoder.load(model)] if model else sizes()
     if device != "all":
@@ -72,8 +72,7 @@ def language_models(
         _table(models, [one], asked, json, by_model=True)
         return
     phones = [profile.load(name) for name in profile.names() if name != "host"]
-    if unit != "best":
-        phones = [phone for phone in phones if any(each.kind == unit for each in phone.units)]
+    phones = [phone for phone in phones if processors(phone, asked)]
     if model or json:
         _table(models, phones, asked, json, by_model=False)
     else:

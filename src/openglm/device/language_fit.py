@@ -6,7 +6,7 @@ Transformer Inference", 2022): each written token reads every weight once, and t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,8 +16,6 @@ from openglm.device.footprint import ENGINE_BYTES, WORKING_BYTES
 from openglm.device.latency import BANDWIDTH_SHARE, CALL_MS
 from openglm.device.profile import Device, Precision, Unit
 from openglm.errors import InputError
-
-Bits = Literal[4, 8, 16]
 
 STORED_BITS: dict[int, float] = {4: 4.5, 8: 8.5, 16: 16.0}
 """Bits a weight takes with its share of a half-precision scale for each group of 32, as llama.cpp's Q4_0
@@ -39,10 +37,12 @@ class Question(BaseModel):
     """Tokens that there has to be room for, and that are looked back at."""
     prompt: int = 128
     """Tokens of the prompt that the first answer waits for."""
-    unit: UnitChoice = "best"
+    unit: str = "best"
     """Which processor reads the prompt."""
 
     def model_post_init(self, _: object) -> None:
+        if self.unit not in get_args(UnitChoice):
+            raise InputError(f"There is no unit '{self.unit}'.", "Choose from: cpu, gpu, npu, best.")
         if self.bits not in STORED_BITS:
             raise InputError(f"Weights of {self.bits} bits are not known here.", "Choose from: 4, 8, 16.")
         if self.cache_bits not in (8, 16):
@@ -91,19 +91,18 @@ def language_fit(model: Decoder, device: Device, question: Question | None = Non
     cache = model.cache_bytes(asked.context, asked.cache_bits)
     memory = (weights + cache + ENGINE_BYTES + WORKING_BYTES) / 1e6
     bandwidth = device.memory.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE
-    units = [unit for unit in device.units if asked.unit in ("best", unit.kind)]
-    speeds = {unit.name: operations_per_s(unit, asked.bits) for unit in units}
-    if not any(speeds.values()):
+    units = processors(device, asked)
+    if not units:
         kinds = sorted({unit.kind for unit in device.units})
         raise InputError(
             f"{device.name} has no {asked.unit} that computes with such weights.",
             f"Choose from: {', '.join([*kinds, 'best'])}.",
         )
-    unit = max(units, key=lambda unit: speeds[unit.name])
+    unit = max(units, key=lambda unit: operations_per_s(unit, asked.bits))
+    speed = operations_per_s(unit, asked.bits)
     reading = model.products * stored / bandwidth
-    prefill = max(model.operations(asked.prompt) / speeds[unit.name], reading)
-    looked = model.cache_bytes(asked.context, asked.cache_bits)
-    written = max(reading + looked / bandwidth, 2 * model.products / speeds[unit.name])
+    prefill = max(model.operations(asked.prompt) / speed, reading)
+    written = max(reading + cache / bandwidth, 2 * model.products / speed)
     return LanguageFit(
         model=model.name,
         device=device.name,
@@ -119,6 +118,12 @@ def language_fit(model: Decoder, device: Device, question: Question | None = Non
         decode_per_s=1 / written,
         first_token_ms=1000 * prefill + CALL_MS[unit.kind],
     )
+
+
+def processors(device: Device, asked: Question) -> list[Unit]:
+    """The processors of the device that may compute, as far as its profile knows their speed."""
+    units = [unit for unit in device.units if asked.unit in ("best", unit.kind)]
+    return [unit for unit in units if operations_per_s(unit, asked.bits) > 0]
 
 
 def operations_per_s(unit: Unit, bits: int) -> float:
