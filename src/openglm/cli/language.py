@@ -110,7 +110,7 @@ def _table(
         found.sort(key=lambda item: order[item.device])
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("model" if by_model else "device", no_wrap=True)
-    for heading in ("bits", "needs\nMB", "of\nMB", "fits", "reads\na s", "writes\na s", "first\nms"):
+    for heading in ("bits", "needs\nMB", "of\nMB", "fits", "read\ntok/s", "written\ntok/s", "first\ntok ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     last = ""
@@ -224,11 +224,10 @@ def _one(model: Decoder, device: Device, asked: Question, found: LanguageFit, js
 
 
 def _notes(asked: Question) -> None:
-    lines = [
-        f"For a full context of {asked.context:,} tokens, a cache of {asked.cache_bits} bits, a prompt of "
-        f"{asked.prompt} tokens. Reads, writes: tokens a second; first: the time to the first token.",
-        "Predicted from bandwidth and arithmetic: expect a third either way.",
-    ]
     out().print()
-    for line in lines:
+    for line in (
+        f"For a full context of {asked.context:,} tokens, a cache of {asked.cache_bits} bits, a prompt of "
+        f"{asked.prompt} tokens.",
+        "Predicted from bandwidth and arithmetic: expect a third either way.",
+    ):
         out().print(line, style="dim", soft_wrap=True)
