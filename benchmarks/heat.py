@@ -86,6 +86,8 @@ class Phone:
     cool_mean_ms: float
     steady_mean_ms: float
     """By frames counted: what one takes on average, slow ones among them."""
+    minutes_ms: tuple[float, ...]
+    """Each minute's median."""
     throttles_min: float
     hottest: str
     """The highest thermal status that Android told."""
@@ -184,6 +186,7 @@ def read(path: Path, name: str) -> Phone:
         steady_ms=statistics.median(medians[-LAST:]),
         cool_mean_ms=60_000 / max(frames[:COOL]),
         steady_mean_ms=60_000 * LAST / sum(frames[-LAST:]),
+        minutes_ms=tuple(medians),
         throttles_min=throttles,
         hottest=max((row["thermal"] for row in rows), key=order.index),
     )
@@ -243,7 +246,7 @@ def robust(phones: Sequence[Phone]) -> str:
 
 def judged(phones: Sequence[Phone]) -> tuple[str, bool]:
     """The tables, and whether the targets are reached."""
-    steady, onset, means = [], [], []
+    steady, onset, means, courses = [], [], [], []
     misses: list[float] = []
     late: list[float] = []
     for phone in phones:
@@ -274,6 +277,14 @@ def judged(phones: Sequence[Phone]) -> tuple[str, bool]:
                 f"{minutes:.1f}",
                 f"{late[-1]:+.1f}",
                 f"{mean_of([it.throttles_min for it in others]) - phone.throttles_min:+.1f}",
+            ]
+        )
+        course = [ms if minute + 0.5 >= minutes else phone.cool_ms for minute in range(len(phone.minutes_ms))]
+        courses.append(
+            [
+                phone.name,
+                f"{off(course, phone.minutes_ms):.0%}",
+                f"{off([phone.first_ms] * len(course), phone.minutes_ms):.0%}",
             ]
         )
         mean = phone.cool_mean_ms * slower
@@ -329,6 +340,8 @@ def judged(phones: Sequence[Phone]) -> tuple[str, bool]:
             "The same on average, by frames counted in the last ten minutes: where a phone switches between "
             "two speeds, the mean lies between them and the median does not.",
             tables.markdown(["phone", "mean", "predicted", "error", "no throttling"], means, 1),
+            "Over all thirty minutes: by how much each minute's median is missed on average.",
+            tables.markdown(["phone", "predicted course", "first minute"], courses, 1),
             "\n".join(lines),
             robust(phones),
             f"Fitted on all three: a rise of {whole.rise_k:.0f} K at full load, within a factor of "
@@ -339,6 +352,11 @@ def judged(phones: Sequence[Phone]) -> tuple[str, bool]:
         ]
     )
     return text, all(good)
+
+
+def off(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """The mean of the errors' sizes, as shares of what was measured."""
+    return statistics.fmean(abs(one / other - 1) for one, other in zip(predicted, measured, strict=True))
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -101,6 +101,11 @@ def test_what_is_cooled_for_lasting_load_never_throttles() -> None:
         assert found.battery_hours is None
 
 
+def test_what_is_no_phone_keeps_up_where_its_profile_says_nothing() -> None:
+    board = profile.load("raspberry-pi-5").model_copy(update={"thermal": Thermal()})
+    assert sustain(latency(board, 5.0), board, Load()).throttles_after_s is None
+
+
 def test_the_highest_rate_is_held_and_a_higher_one_is_not() -> None:
     phone = profile.load("snapdragon-8-gen-3")
     for seconds in (60.0, 120.0, 1800.0):

@@ -58,7 +58,7 @@ def test_devices_without_the_unit_do_not_run_it(model: Model) -> None:
     assert found.to_json()["devices"][-1]["verdict"] is None
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"unit": "quantum"}])
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"threads": 0, "unit": "gpu"}, {"unit": "quantum"}])
 def test_what_no_device_can_do(model: Model, wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         survey(model, **wrong)  # type: ignore[arg-type]

@@ -19,14 +19,19 @@ def show(found: Sustained) -> None:
 
     asked = f"at {figure(found.asked_per_s)} a second" if found.asked_per_s else "back to back"
     lasts = f"For {time(found.duration_s)} {asked}"
+    most, least = found.most_per_s_range[1], found.most_per_s_range[0]
     if found.asked_per_s:
-        verdict = "it can be held" if found.held else "it cannot be held"
+        open_ = " probably" if least < found.asked_per_s <= most else ""
+        verdict = (
+            f"it can{open_} be held"
+            if found.held
+            else f"it {'can probably not' if open_ else 'cannot'} be held"
+        )
     else:
         verdict = "it stays as fast as it was" if found.held else "it gets slower"
     colour = "green" if found.held else "red" if found.asked_per_s else "yellow"
     out().print(f"[bold]{lasts}:[/] [{colour}]{verdict}[/]", soft_wrap=True)
     low, high = found.end_ms_range
-    most, least = found.most_per_s_range[1], found.most_per_s_range[0]
     lines = [
         f"latency     {figure(found.start_ms)} ms at the start, {figure(found.end_ms)} ms at the end "
         f"({figure(low)} to {figure(high)})",

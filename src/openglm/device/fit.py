@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,6 +29,10 @@ DEFAULT_THREADS = 4
 """Threads where none are asked for and the CPU has as many cores: more rarely help on phones."""
 
 UnitChoice = Literal["cpu", "gpu", "npu", "best"]
+
+
+class UnitError(InputError):
+    """The device has no such processor, or none that computes in the model's precision."""
 
 
 class Limit(BaseModel):
@@ -211,13 +215,14 @@ def _latency(
     if usable:
         return min(usable, key=lambda latency: latency.ms), units
     kinds = sorted({unit.kind for unit, latency in found if latency})
-    if choice not in ("cpu", "gpu", "npu", "best"):
-        problem = f"There is no unit '{choice}'."
-    elif any(unit.kind == choice for unit in device.units):
+    advice = f"For this model choose from: {', '.join([*kinds, 'best'])}."
+    if choice not in get_args(UnitChoice):
+        raise InputError(f"There is no unit '{choice}'.", advice)
+    if any(unit.kind == choice for unit in device.units):
         problem = f"The {choice} of {device.name} does not compute in this model's precision."
     else:
         problem = f"{device.name} has no {choice}."
-    raise InputError(problem, f"For this model choose from: {', '.join([*kinds, 'best'])}.")
+    raise UnitError(problem, advice)
 
 
 def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: float) -> list[Limit]:

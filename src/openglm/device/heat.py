@@ -31,7 +31,7 @@ LOWEST_SPEED = 0.2
 """A governor goes no lower; phones' lowest clocks are about a fifth of their highest."""
 
 PHONES = ("flagship", "mid", "low")
-"""Tiers that are cooled by their case alone."""
+"""Tiers that are cooled by their case alone; others are taken to keep up where their profile says nothing."""
 
 
 class Rate(BaseModel):
@@ -135,6 +135,8 @@ def body(device: Device, *, cooler: float = 0.0, larger: float = 0.0) -> Body:
     known = coefficients()
     design = device.idle_power_w + design_w(device)
     kept = device.thermal.sustained_fraction
+    if kept is None and device.tier not in PHONES:
+        kept = 1.0
     if kept is None:
         resistance = known.rise_k / design
     else:

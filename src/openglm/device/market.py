@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openglm.device import profile
-from openglm.device.fit import Budget, Load, UnitChoice, Verdict, judge
+from openglm.device.fit import Budget, Load, UnitChoice, UnitError, Verdict, judge
 from openglm.device.profile import Device
 from openglm.errors import InputError, nearest
 from openglm.memory.lifetime import peak_activation_bytes
@@ -115,9 +115,7 @@ def survey(
             verdict = judge(
                 model, device, statistics, activations, budget, threads=threads, unit=unit, load=load
             )
-        except InputError as error:
-            if unit not in ("gpu", "npu"):
-                raise
+        except UnitError as error:
             return Entry(device, None, error.problem, share)
         return Entry(
             device, verdict, ", ".join(limit.name for limit in verdict.limits if not limit.ok), share
