@@ -98,6 +98,8 @@ def test_what_is_cooled_for_lasting_load_never_throttles() -> None:
     for kind in ("cpu", "gpu"):
         found = sustain(latency(desk, 5.0, kind), desk, Load(duration_s=1e6))
         assert (found.throttles_after_s, found.held, found.end_ms) == (None, True, 5)
+        assert found.throttles_after_s_range == (None, None)
+        assert found.end_ms_range == (5, 5)
         assert found.battery_hours is None
 
 

@@ -29,7 +29,9 @@ def language_models(
         "", help="A size (7B), or the config.json of transformers; all sizes if not given."
     ),
     device: str = typer.Option("all", "--device", "-d", help="Device name, host, a .toml file, or all."),
-    bits: int = typer.Option(4, help="Bits of a weight: 4, 8 or 16."),
+    bits: int | None = typer.Option(
+        None, help="Bits of a weight: 4, 8 or 16; 4, or all where there is room to list them, if not given."
+    ),
     context: int = typer.Option(4096, help="Tokens that there has to be room for."),
     cache_bits: int = typer.Option(16, help="Bits of an element of the key-value cache: 8 or 16."),
     prompt: int = typer.Option(128, help="Tokens of the prompt that the first answer waits for."),
@@ -47,19 +49,20 @@ def language_models(
       openglm language-models 7B                           one size, every phone, at 4, 8 and 16 bits
       openglm language-models -d snapdragon-8-gen-3        one phone, every size
       openglm language-models 7B -d snapdragon-8-gen-3     memory and speed against the context
-      openglm language-models my-model/config.json --bits 8
+      openglm language-models my-model/config.json --bits 8 --context 2048
     """
     from openglm.device import profile
     from openglm.device.decoder import Decoder, sizes
     from openglm.device.language_fit import Question, language_fit, processors
 
     asked = Question(
-        bits=bits,
+        bits=4 if bits is None else bits,
         context=context,
         cache_bits=cache_bits,
         prompt=prompt,
         unit=unit,
     )
+    listed = ALL_BITS if bits is None else (bits,)
     models = [Decoder.load(model)] if model else sizes()
     if device != "all":
         one = profile.load(device)
@@ -69,36 +72,44 @@ def language_models(
             if not found.fits:
                 raise typer.Exit(DOES_NOT_FIT)
             return
-        _table(models, [one], asked, json, by_model=True)
+        _table(models, [one], asked, listed, json, by_model=True)
         return
     phones = [profile.load(name) for name in profile.names() if name != "host"]
     phones = [phone for phone in phones if processors(phone, asked)]
     if model or json:
-        _table(models, phones, asked, json, by_model=False)
+        _table(models, phones, asked, listed, json, by_model=False)
     else:
         _grid(models, phones, asked)
 
 
-def _fits(models: list[Decoder], phones: list[Device], asked: Question) -> list[LanguageFit]:
+def _fits(
+    models: list[Decoder], phones: list[Device], asked: Question, bits: tuple[int, ...]
+) -> list[LanguageFit]:
     from openglm.device.language_fit import language_fit
 
     return [
-        language_fit(model, phone, asked.model_copy(update={"bits": bits}))
+        language_fit(model, phone, asked.model_copy(update={"bits": each}))
         for phone in phones
         for model in models
-        for bits in ALL_BITS
+        for each in bits
     ]
 
 
 def _table(
-    models: list[Decoder], phones: list[Device], asked: Question, json: bool, *, by_model: bool
+    models: list[Decoder],
+    phones: list[Device],
+    asked: Question,
+    bits: tuple[int, ...],
+    json: bool,
+    *,
+    by_model: bool,
 ) -> None:
     """A row for each phone or model and each number of bits."""
     from rich.table import Table
 
     from openglm.cli.fit import figure
 
-    found = _fits(models, phones, asked)
+    found = _fits(models, phones, asked, bits)
     if json:
         print_json([item.model_dump(mode="json") for item in found])
         return

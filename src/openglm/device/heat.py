@@ -119,7 +119,7 @@ class Body:
         takes 1/s of the time, so its mean power goes with s to `exponent` - 1, until nothing is left idle.
         """
         spare = max(self.sustainable_w - self.idle_w, 0.0)
-        if spare >= active_w * duty:
+        if spare >= active_w * duty * (1 - 1e-9):
             return 1.0
         all_the_time = (spare / active_w) ** (1 / self.exponent)
         needed = (spare / (active_w * duty)) ** (1 / (self.exponent - 1)) if duty < 1 else 0.0
@@ -135,8 +135,8 @@ def body(device: Device, *, cooler: float = 0.0, larger: float = 0.0) -> Body:
     known = coefficients()
     design = device.idle_power_w + design_w(device)
     kept = device.thermal.sustained_fraction
-    if kept is None and device.tier not in PHONES:
-        kept = 1.0
+    if device.tier not in PHONES:
+        kept, cooler = kept or 1.0, 0.0  # a fan's cooling is not what the interval is of
     if kept is None:
         resistance = known.rise_k / design
     else:
