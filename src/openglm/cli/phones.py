@@ -28,19 +28,12 @@ def tell(found: Survey, output: Path | None, json: bool) -> None:
         err().print(f"Written: {output}", markup=False, soft_wrap=True)
 
 
-def headline(found: Survey) -> str:
-    """Where the model runs, in one sentence."""
-    if not found.weighted:
-        return f"{found.model} fits {len(found.running)} of {len(found.entries)} devices."
-    other = f"; of {found.unknown:.0%} nothing is known" if found.unknown else ""
-    return f"{found.model} runs on {found.share:.0%} of these devices{other}."
-
-
 def _show(found: Survey) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    out().print(f"[bold]{escape(headline(found))}[/]\n", soft_wrap=True)
+    other = f"; of {found.unknown:.0%} nothing is known" if found.unknown else ""
+    out().print(f"[bold]{escape(found.headline)}{other}.[/]\n", soft_wrap=True)
     load = any(entry.verdict and entry.verdict.sustained for entry in found.entries)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("device", no_wrap=True)

@@ -66,6 +66,13 @@ class Survey:
         """Of the market, what the model fits."""
         return sum(entry.share for entry in self.running)
 
+    @property
+    def headline(self) -> str:
+        """Where the model runs, in a few words."""
+        if self.weighted:
+            return f"{self.model} runs on {self.share:.0%} of these devices"
+        return f"{self.model} fits {len(self.running)} of {len(self.entries)} devices"
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
         return {

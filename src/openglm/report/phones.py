@@ -25,21 +25,14 @@ def render(survey: Survey, command: str) -> str:
 
 
 def _opening(survey: Survey) -> Markup:
-    runs, all_of = len(survey.running), len(survey.entries)
-    share = units.percent(survey.share)
-    title = (
-        f"{survey.model} runs on {share} of these devices"
-        if survey.weighted
-        else f"{survey.model} fits {runs} of {all_of} devices"
-    )
-    missed = [entry for entry in survey.entries if not entry.fits]
-    lead = f"{units.count(runs, 'device')} within all limits, {len(missed)} not."
+    runs = len(survey.running)
+    lead = f"{units.count(runs, 'device')} within all limits, {len(survey.entries) - runs} not."
     if survey.unknown:
         lead += f" For {units.percent(survey.unknown)} of the market there is no profile."
     return tag(
         "header",
         tag("div", tag("p", "openglm fit, all devices", class_="eyebrow"), class_="top"),
-        tag("h1", title),
+        tag("h1", survey.headline),
         tag("p", lead, class_="lead"),
         class_="opening",
     )
