@@ -191,9 +191,10 @@ def _sections(device: Device) -> list[tuple[str, list[Figure]]]:
     energy = [figure("idle", device.idle_power_w, "W", "idle_power_w")]
     if device.battery_wh is not None:
         energy.append(figure("battery", device.battery_wh, "Wh", "battery_wh"))
-    energy.append(
-        figure("sustained speed", device.thermal.sustained_fraction, "", "thermal.sustained_fraction")
-    )
+    if device.thermal.sustained_fraction is not None:
+        energy.append(
+            figure("sustained speed", device.thermal.sustained_fraction, "", "thermal.sustained_fraction")
+        )
     sections = [("memory and storage", general)]
     for unit in device.units:
         path = f"units.{unit.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def fit(
     model: str = typer.Argument(..., help="Zoo name, hub id, folder, .onnx, .tflite or .pt2 file."),
     device: str = typer.Option(
-        ..., "--device", "-d", help="Device name (openglm devices), host, or a .toml file."
+        ..., "--device", "-d", help="Device name (openglm devices), host, a .toml file, or all."
     ),
     latency_ms: float | None = typer.Option(None, help="Most milliseconds an inference may take."),
     memory_mb: float | None = typer.Option(
@@ -37,11 +38,28 @@ def fit(
     unit: str = typer.Option(
         "cpu", help="What the verdict is for: cpu, gpu, npu, or best. Bundles run on the CPU."
     ),
+    sustain: str = typer.Option(
+        "", help="For how long it will run: 30m, 1h30m; back to back where no --rate is given."
+    ),
+    rate: str = typer.Option("", help="How often it has to run: 10/s, 600/min; for 30m if not said."),
+    market: Path | None = typer.Option(
+        None, help="With --device all: a .csv of device,share; which share of your phones runs it."
+    ),
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="With --device all: a page with the table and a plot, .html."
+    ),
     json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
 ) -> None:
     """Say whether MODEL fits a device: latency, memory, size, energy and load time, and what limits each.
 
-    Nothing is run or measured: every figure is predicted. Exit codes: 0 fits, 2 bad input, 3 does not fit.
+    Nothing is run or measured: every figure is predicted. Exit codes: 0 fits, 2 bad input, 3 does not fit
+    (with --device all: fits none).
+
+    \b
+    Examples:
+      openglm fit all-minilm-l6-v2 -d cortex-a53-2gb --latency-ms 60
+      openglm fit model.onnx -d snapdragon-8-gen-3 --sustain 30m --rate 10/s
+      openglm fit model.onnx -d all --latency-ms 100 --market phones.csv -o phones.html
     """
     from openglm.device import fit as verdicts
     from openglm.model.analysis.shapes import parse_dims
@@ -49,8 +67,21 @@ def fit(
     budget = verdicts.Budget(
         latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms
     )
+    load = verdicts.Load.parse(sustain, rate) if sustain or rate else None
     dims = parse_dims(shape)
-    verdict = verdicts.fit(model, device, budget, dims=dims, threads=threads, unit=unit)  # type: ignore[arg-type]
+    if device == "all":
+        from openglm.cli import phones
+        from openglm.device.market import read_market, survey
+
+        shares = read_market(market) if market else None
+        found = survey(model, shares, budget, dims=dims, threads=threads, unit=unit, load=load)  # type: ignore[arg-type]
+        phones.tell(found, output, json)
+        if not found.running:
+            raise typer.Exit(DOES_NOT_FIT)
+        return
+    if market or output:
+        raise typer.BadParameter("--market and --output are for --device all.")
+    verdict = verdicts.fit(model, device, budget, dims=dims, threads=threads, unit=unit, load=load)  # type: ignore[arg-type]
     if json:
         print_json(verdict.to_json())
     else:
@@ -71,7 +102,8 @@ def show(verdict: Verdict) -> None:
     table.add_column("what limits it", overflow="fold")
     for limit in verdict.limits:
         colour = "green" if limit.ok else "red"
-        budget = "-" if limit.budget is None else f"{_figure(limit.budget)} {limit.unit}"
+        least = "at least " if limit.name == "rate" else ""
+        budget = "-" if limit.budget is None else f"{least}{figure(limit.budget)} {limit.unit}"
         mark = " " if limit.budget is None else "✓" if limit.ok else "✗"
         table.add_row(
             f"[{colour}]{mark}[/]", limit.name, f"[{colour}]{_value(limit)}[/]", budget, escape(limit.bound)
@@ -85,6 +117,10 @@ def show(verdict: Verdict) -> None:
     )
     out().print(table)
     out().print()
+    if verdict.sustained:
+        from openglm.cli import sustained
+
+        sustained.show(verdict.sustained)
     for line in _notes(verdict):
         out().print(escape(line), style="dim")
 
@@ -96,7 +132,7 @@ def _notes(verdict: Verdict) -> list[str]:
     rate = verdict.rate
     lines = [
         f"For {sizes or 'fixed shapes'}; unit {verdict.unit}, {threads}.",
-        f"Back to back: {_figure(rate.burst_per_s)} a second cool, {_figure(rate.sustained_per_s)} sustained"
+        f"Back to back: {figure(rate.burst_per_s)} a second cool, {figure(rate.sustained_per_s)} sustained"
         + (f"; {verdict.inferences_per_charge:,} on a charge." if verdict.inferences_per_charge else "."),
     ]
     if tokens := verdict.tokens_per_s:
@@ -105,13 +141,13 @@ def _notes(verdict: Verdict) -> list[str]:
             if tokens.kv_bytes_per_token
             else ""
         )
-        read, written = _figure(tokens.prefill_per_s), _figure(tokens.decode_per_s)
+        read, written = figure(tokens.prefill_per_s), figure(tokens.decode_per_s)
         lines.append(f"Tokens a second: {read} read, {written} written{kv}.")
     others = [unit for unit in verdict.units if unit.name != verdict.unit]
     if others:
         told = [
             f"{unit.name} "
-            + ("cannot (precision)" if unit.latency_ms is None else f"{_figure(unit.latency_ms)} ms")
+            + ("cannot (precision)" if unit.latency_ms is None else f"{figure(unit.latency_ms)} ms")
             for unit in others
         ]
         lines.append(f"Other units, for information: {', '.join(told)}.")
@@ -122,10 +158,10 @@ def _notes(verdict: Verdict) -> list[str]:
 
 
 def _value(limit: Limit) -> str:
-    return f"{_figure(limit.predicted)} {limit.unit}"
+    return f"{figure(limit.predicted)} {limit.unit}"
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Three significant digits, without an exponent."""
     if value >= 100:
         return f"{value:,.0f}"

@@ -22,3 +22,10 @@ def inferences_per_charge(latency: LatencyPrediction, device: Device) -> int | N
         return None
     joules = (active_power_w(latency) + device.idle_power_w) * latency.ms / 1000
     return int(device.battery_wh * 3600 / joules)
+
+
+def battery_hours(power_w: float, device: Device) -> float | None:
+    """Hours that a full battery lasts at a mean power of the whole device; none on mains."""
+    if device.battery_wh is None or power_w <= 0:
+        return None
+    return device.battery_wh / power_w

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,12 +17,13 @@ from openglm.device.heat import Rate, rate
 from openglm.device.language import TokenRate, token_rate
 from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.profile import Device, UnitKind
+from openglm.device.sustain import Load, Sustained, sustain
 from openglm.errors import InputError
 from openglm.memory.lifetime import peak_activation_bytes
 from openglm.model.analysis.statistics import Statistics, analyse
 from openglm.model.model import Model
 
-__all__ = ["Budget", "Limit", "Verdict", "fit"]
+__all__ = ["Budget", "Limit", "Load", "Verdict", "fit", "judge"]
 
 DEFAULT_THREADS = 4
 """Threads where none are asked for and the CPU has as many cores: more rarely help on phones."""
@@ -30,15 +31,19 @@ DEFAULT_THREADS = 4
 UnitChoice = Literal["cpu", "gpu", "npu", "best"]
 
 
+class UnitError(InputError):
+    """The device has no such processor, or none that computes in the model's precision."""
+
+
 class Limit(BaseModel):
     """One figure of the verdict beside its budget."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: Literal["latency", "memory", "size", "energy", "load"]
+    name: Literal["latency", "memory", "size", "energy", "load", "rate"]
     predicted: float
     budget: float | None
-    """None where the budget sets no limit; such a one is always kept."""
+    """None where the budget sets no limit; such a one is always kept. Of a rate, the least."""
     ok: bool
     unit: str
     bound: str
@@ -92,6 +97,8 @@ class Verdict(BaseModel):
     inferences_per_charge: int | None
     tokens_per_s: TokenRate | None
     """For a language model."""
+    sustained: Sustained | None = None
+    """What becomes of the load that was asked about."""
     units: list[UnitLatency]
     """For information: the verdict is on `unit`."""
     predicted_by: str
@@ -104,7 +111,7 @@ class Verdict(BaseModel):
         return self.model_dump(mode="json", exclude=None if layers else {"layers"})
 
     def limit(self, name: str) -> Limit:
-        """The limit called "latency", "memory", "size", "energy" or "load"."""
+        """The limit called "latency", "memory", "size", "energy", "load" or "rate"."""
         return next(limit for limit in self.limits if limit.name == name)
 
 
@@ -116,12 +123,14 @@ def fit(
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     unit: UnitChoice = "cpu",
+    load: Load | None = None,
 ) -> Verdict:
     """Say whether `model` fits `device` within `budget`, from its graph alone and in seconds.
 
     `model` is a `Model` or anything that `AutoModel.from_pretrained` takes, `device` a profile, its
     name or a file. `dims` sets symbolic input dimensions. The verdict is for the CPU unless `unit`
     says otherwise, because that is where a bundle's engine runs; "best" takes the fastest unit.
+    With `load` it also says whether that rate can be held so long, and does not fit where it cannot.
     Raises `InputError` for a model, device, dimension, thread count or unit that cannot be used.
     """
     if not isinstance(model, Model):
@@ -129,14 +138,29 @@ def fit(
 
         model = AutoModel.from_pretrained(model)
     device = profile.load(device if isinstance(device, Device) else str(device))
+    statistics = analyse(model.graph, dims)
+    activations = peak_activation_bytes(statistics.shapes)
+    return judge(model, device, statistics, activations, budget, threads=threads, unit=unit, load=load)
+
+
+def judge(
+    model: Model,
+    device: Device,
+    statistics: Statistics,
+    activations: int,
+    budget: Budget | None = None,
+    *,
+    threads: int | None = None,
+    unit: UnitChoice = "cpu",
+    load: Load | None = None,
+) -> Verdict:
+    """The verdict of `fit` on a graph that was analysed already, whose tensors need `activations` bytes."""
     if threads is not None and threads < 1:
         raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
     budget = budget or Budget()
     if budget.memory_mb is None:
         budget = budget.model_copy(update={"memory_mb": device.app_memory_mb})
-    statistics = analyse(model.graph, dims)
     chosen, units = _latency(statistics, device, unit, threads or DEFAULT_THREADS)
-    activations = peak_activation_bytes(statistics.shapes)
     memory = footprint(statistics, activations)
     reading, starting = read_ms(statistics, device), initialisation_ms(statistics, device)
     predicted = Predicted(
@@ -149,6 +173,10 @@ def fit(
         load_ms=reading + starting,
     )
     limits = _limits(predicted, budget, memory, reading)
+    sustained = sustain(chosen, device, load) if load else None
+    if sustained is not None and sustained.asked_per_s:
+        limits.append(_rate_limit(sustained))
+        budget = _fast_enough(budget, sustained)
     action, advice = advise(predicted, budget)
     language = model.task == "text-generation"
     return Verdict(
@@ -161,10 +189,11 @@ def fit(
         unit=chosen.unit.name,
         threads=chosen.threads,
         dims=statistics.shapes.dims,
-        rate=rate(max(chosen.ms, 1e-6), device),
+        rate=rate(chosen, device),
         power_w=active_power_w(chosen),
         inferences_per_charge=inferences_per_charge(chosen, device) if chosen.ms > 0 else None,
         tokens_per_s=token_rate(statistics, model.config, chosen, device) if language else None,
+        sustained=sustained,
         units=units,
         predicted_by=_predicted_by(statistics, chosen, device),
         unknown_operators=list(statistics.unknown_operators),
@@ -186,13 +215,14 @@ def _latency(
     if usable:
         return min(usable, key=lambda latency: latency.ms), units
     kinds = sorted({unit.kind for unit, latency in found if latency})
-    if choice not in ("cpu", "gpu", "npu", "best"):
-        problem = f"There is no unit '{choice}'."
-    elif any(unit.kind == choice for unit in device.units):
+    advice = f"For this model choose from: {', '.join([*kinds, 'best'])}."
+    if choice not in get_args(UnitChoice):
+        raise InputError(f"There is no unit '{choice}'.", advice)
+    if any(unit.kind == choice for unit in device.units):
         problem = f"The {choice} of {device.name} does not compute in this model's precision."
     else:
         problem = f"{device.name} has no {choice}."
-    raise InputError(problem, f"For this model choose from: {', '.join([*kinds, 'best'])}.")
+    raise UnitError(problem, advice)
 
 
 def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: float) -> list[Limit]:
@@ -231,6 +261,32 @@ def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: fl
         )
         for name, value, most, unit, bound in rows
     ]
+
+
+def _rate_limit(sustained: Sustained) -> Limit:
+    after, asked = sustained.throttles_after_s, sustained.asked_per_s or 0.0
+    if after is not None:
+        bound = f"heat: it throttles after {after / 60:.1f} min, at {sustained.power_w:.1f} W on average"
+    elif sustained.held:
+        bound = f"the latency; it does not throttle in {sustained.duration_s / 60:.3g} min"
+    else:
+        bound = "the latency, even while cool"
+    return Limit(
+        name="rate",
+        predicted=sustained.most_per_s,
+        budget=asked,
+        ok=sustained.held,
+        unit="/s",
+        bound=bound,
+    )
+
+
+def _fast_enough(budget: Budget, sustained: Sustained) -> Budget:
+    """The budget with the latency at which the rate would be held; the rate goes with one over latency."""
+    if sustained.held or not sustained.asked_per_s:
+        return budget
+    needed = sustained.start_ms * sustained.most_per_s / sustained.asked_per_s
+    return budget.model_copy(update={"latency_ms": min(needed, budget.latency_ms or needed)})
 
 
 def _latency_bound(latency: LatencyPrediction) -> str:

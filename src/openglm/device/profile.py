@@ -82,8 +82,12 @@ class Thermal(BaseModel):
 
     model_config = CONFIG
 
-    sustained_fraction: float = Field(
-        gt=0, le=1, description="speed after long load, as a share of the first minute's"
+    sustained_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="speed after long CPU load in a room of 25 degrees, as a share of the first minute's; "
+        "none where it is not known, and the thermal model says",
     )
 
 
@@ -101,7 +105,7 @@ class Device(BaseModel):
     storage_read_mb_s: float = Field(gt=0, description="sequential read speed of the storage")
     idle_power_w: float = Field(ge=0, description="power of the device idle, screen on low")
     battery_wh: float | None = Field(default=None, gt=0, description="none for a device on mains")
-    thermal: Thermal
+    thermal: Thermal = Field(default=Thermal())
     sources: dict[str, str] = Field(description="for every figure, by its dotted path, where it is from")
 
     @property
@@ -131,7 +135,9 @@ class Device(BaseModel):
 
 def figures(device: Device) -> set[str]:
     """The dotted path of every figure in a profile: "memory.ram_gb", "units.cpu.peak_gops.fp32", ..."""
-    paths = {"storage_read_mb_s", "idle_power_w", "thermal.sustained_fraction"}
+    paths = {"storage_read_mb_s", "idle_power_w"}
+    if device.thermal.sustained_fraction is not None:
+        paths.add("thermal.sustained_fraction")
     paths |= {f"memory.{field}" for field in Memory.model_fields}
     if device.battery_wh is not None:
         paths.add("battery_wh")
@@ -148,7 +154,9 @@ def dumps(device: Device) -> str:
     if device.battery_wh is not None:
         own.append(("battery_wh", device.battery_wh))
     blocks = [_table(None, own)]
-    blocks += [_table(f"[{key}]", getattr(device, key).model_dump().items()) for key in ("memory", "thermal")]
+    blocks.append(_table("[memory]", device.memory.model_dump().items()))
+    if device.thermal.sustained_fraction is not None:
+        blocks.append(_table("[thermal]", device.thermal.model_dump().items()))
     blocks += [_table("[[units]]", unit.model_dump().items()) for unit in device.units]
     blocks.append(_table("[sources]", device.sources.items()))
     return "\n".join(blocks)
