@@ -84,6 +84,8 @@ class Runner:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
+        # A pattern is a second block for all activations, beside the first run's chunks, and saves no time.
+        options.enable_mem_pattern = False
         # Threads that went on spinning between runs would slow whatever is measured or run beside.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
