@@ -25,6 +25,7 @@ from openglm.cli import (
     measure,
     models,
     optimize,
+    plan,
     run,
 )
 from openglm.errors import OpenGLMError
@@ -36,6 +37,7 @@ I want to ...                                   command
 see which phones are known                      openglm devices
 see what a model is made of                     openglm inspect MODEL
 know if a model fits a phone                    openglm fit MODEL --device D
+plan its memory to the byte                     openglm plan MODEL
 make it fit, and prove that it is still right   openglm optimize MODEL --device D -o OUT
 run the result                                  openglm run OUT --text "..."
 check that a bundle is whole and still right    openglm verify OUT
@@ -85,7 +87,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (
-    devices, models, fit, optimize, run, measure, export, convert, calibrate, finetune, bench, latency,
+    devices, models, fit, plan, optimize, run, measure, export, convert, calibrate, finetune, bench, latency,
 ):  # fmt: skip
     group.register(app)
 
