@@ -11,7 +11,10 @@ from openglm.cli.console import out, parse_seconds, print_json
 from openglm.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from openglm.memory.plan import Plan
+    from openglm.model.analysis.inference import TensorInfo
     from openglm.model.model import Model
 
 ROWS, COLUMNS = 16, 64
@@ -83,7 +86,7 @@ def plan(
     if own:
         if order == "best" or double_buffer or check or dims:
             raise InputError(
-                "A .tflite file is planned as it stands: its order, one place for each tensor, its own shapes.",
+                "A .tflite file is planned as it stands, in its order and with its shapes.",
                 "Leave --order, --double-buffer, --check and --shape out.",
             )
         planned = tflite_micro.plan(
@@ -95,9 +98,15 @@ def plan(
             raise InputError(f"{model} is not a .tflite file.", "Give one, or leave --tflite out.")
         loaded, dims = _model(model, segment, dims)
         planned = plans.plan(
-            loaded, dims=dims, order=order, align=align or 64, arena_bytes=room, seconds=seconds,
-            in_place=in_place, double_buffer=double_buffer,
-        )  # type: ignore[arg-type]  # fmt: skip
+            loaded,
+            dims=dims,
+            order=order,  # type: ignore[arg-type]  # looked at above
+            align=align or 64,
+            arena_bytes=room,
+            seconds=seconds,
+            in_place=in_place,
+            double_buffer=double_buffer,
+        )
     differs = _checked(loaded, dims, planned) if check and loaded is not None else None
     _write(planned, Path(model), header, tflite, picture)
     if json:
@@ -106,8 +115,8 @@ def plan(
     show(planned)
     if differs is not None:
         out().print(
-            f"Run inside the arena with guard bytes: the outputs differ from ONNX Runtime's by {differs:.1e} of "
-            "the largest at most.",
+            f"Run inside the arena with guard bytes: at most {differs:.1e} of the largest output from ONNX "
+            "Runtime's.",
         )
     for path in (header, tflite, picture):
         if path is not None:
@@ -115,7 +124,7 @@ def plan(
 
 
 def _model(source: str, segment: str | None, dims: dict[str, int]) -> tuple[Model, dict[str, int]]:
-    """The model to plan, and its dimensions' sizes: of a bundle those it was made with, where none are given."""
+    """The model to plan, and sizes for its dimensions: a bundle's own where none are given."""
     from openglm.bundle.store import is_bundle, opened
     from openglm.memory import bundled
     from openglm.model.auto import AutoModel
@@ -140,7 +149,7 @@ def _model(source: str, segment: str | None, dims: dict[str, int]) -> tuple[Mode
 
 
 def _checked(model: Model, dims: dict[str, int], planned: Plan) -> float:
-    """Run a plan with guards, of the same order and options, two frames; the largest difference to ONNX Runtime."""
+    """Run two frames, with and without guard bytes; the largest difference from ONNX Runtime's outputs."""
     import tempfile
 
     import numpy as np
@@ -169,7 +178,8 @@ def _checked(model: Model, dims: dict[str, int], planned: Plan) -> float:
     return worst
 
 
-def _random(info, random):  # type: ignore[no-untyped-def]
+def _random(info: TensorInfo, random: np.random.Generator) -> np.ndarray:
+    """Numbers for an input: normal ones, or zeros and ones where it takes integers."""
     kind = info.dtype.numpy()
     if kind.kind == "f":
         return random.standard_normal(info.shape).astype(kind)

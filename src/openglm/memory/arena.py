@@ -63,11 +63,11 @@ class Arena:
             bits = self.infos[name].dtype.bitwidth
             if bits % 8 or self.infos[name].dtype in (ir.DataType.STRING, ir.DataType.BFLOAT16):
                 raise InputError(
-                    f"The tensor '{name}' is of type {self.infos[name].dtype.name}, which cannot be run here.",
+                    f"The tensor '{name}' is {self.infos[name].dtype.name}, which cannot be run here.",
                     "The plan holds; it cannot be proven by running it.",
                 )
         nodes = {step_name(node): node for node in shapes.graph}
-        self.steps = [_compiled(nodes[name], dict(model.opset_imports), self.places) for name in plan.steps]
+        self.steps = [_compiled(nodes[name], dict(model.opset_imports)) for name in plan.steps]
         self.frames = 0
         self._sums: dict[str, int] = {}
         self._guarded: dict[str, Placement] = {}
@@ -99,6 +99,8 @@ class Arena:
                     values[name] = array
             self._check_guards(number, step.name)
         if self.plan.double_buffer:
+            for name in self.inputs:  # the next frame comes while this one is computed
+                self._view(name, 1)[...] = 0
             for name, (view, was) in last.items():
                 if zlib.crc32(view.tobytes()) != was:
                     raise VerificationError(
@@ -109,13 +111,13 @@ class Arena:
             for name in self.outputs
         }
 
-    def _placement(self, name: str) -> Placement:
+    def _placement(self, name: str, ahead: int = 0) -> Placement:
         """Where a tensor lies in this frame: frames take turns where there are two places."""
         places = self.places[name]
-        return places[self.frames % len(places)]
+        return places[(self.frames + ahead) % len(places)]
 
-    def _view(self, name: str) -> np.ndarray:
-        info, place = self.infos[name], self._placement(name)
+    def _view(self, name: str, ahead: int = 0) -> np.ndarray:
+        info, place = self.infos[name], self._placement(name, ahead)
         part = self.memory[place.offset : place.offset + info.nbytes]
         return part.view(info.dtype.numpy()).reshape(info.shape)
 
@@ -146,12 +148,13 @@ class Arena:
         return place.offset + -(-size // self.plan.alignment) * self.plan.alignment
 
     def _check_guards(self, number: int, step: str) -> None:
-        for place in self._guarded.values():
-            if place.last < number:
+        for placement in self._guarded.values():
+            if placement.last < number:
                 continue
-            if not (self.memory[place.offset + place.nbytes : self._end(place)] == GUARD).all():
+            guards = self.memory[placement.offset + placement.nbytes : self._end(placement)]
+            if not (guards == GUARD).all():
                 raise VerificationError(
-                    f"The plan is wrong: {step} wrote over the guard bytes behind '{place.name}'.", _WRONG
+                    f"The plan is wrong: {step} wrote over the guard bytes behind '{placement.name}'.", _WRONG
                 )
 
 
@@ -166,7 +169,7 @@ def _written(info: TensorInfo) -> str:
     return f"{info.dtype.numpy()}{list(info.shape)}"
 
 
-def _compiled(node: ir.Node, opsets: dict[str, int], places: Mapping[str, object]) -> _Step:
+def _compiled(node: ir.Node, opsets: dict[str, int]) -> _Step:
     """A step that runs one node by the reference evaluator."""
     from onnx.reference import ReferenceEvaluator
 
@@ -185,7 +188,7 @@ def _compiled(node: ir.Node, opsets: dict[str, int], places: Mapping[str, object
     infos = [[onnx.helper.make_empty_tensor_value_info(name) for name in side] for side in (inputs, outputs)]
     graph = onnx.helper.make_graph([proto], "step", *infos)
     try:
-        evaluator = ReferenceEvaluator(graph, opsets={domain: version for domain, version in opsets.items()})
+        evaluator = ReferenceEvaluator(graph, opsets=opsets)
     except Exception as error:  # it raises what it likes for what it does not have
         raise InputError(
             f"The reference evaluator has no operator {node.domain or 'ai.onnx'}::{node.op_type}.",

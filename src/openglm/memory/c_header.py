@@ -18,7 +18,7 @@ def c_header(plan: Plan) -> str:
     names: dict[str, int] = {}
     lines = [
         f"/* Memory plan of {_comment(plan.name)}: made by openglm, not to be edited.",
-        f" * {plan.arena_bytes:,} bytes; no plan in this order of operators needs less than {plan.lower_bound:,}.",
+        f" * {plan.arena_bytes:,} bytes; no plan in this order needs less than {plan.lower_bound:,}.",
         f" * The arena has to lie at a multiple of {prefix}_ARENA_ALIGN bytes. */",
         f"#ifndef {guard}",
         f"#define {guard}",

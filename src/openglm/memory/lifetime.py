@@ -1,10 +1,10 @@
 """How long each tensor of a graph lives, and how many bytes live at once.
 
-Steps are the nodes in the graph's order, or in another that is given. A tensor is alive from the step that makes it to the last
-that reads it, both included: while a node runs, its inputs and outputs are there together. Inputs
-of the graph are alive from the first step on, outputs to the last. Constants are not counted:
-they are there all the time. A view (a Reshape and its like) shares its input's storage; so does, where asked
-for, an elementwise operator's output with an input that nothing needs any more.
+Steps are the nodes in the graph's order, or in another that is given. A tensor is alive from the step
+that makes it to the last that reads it, both included: while a node runs, its inputs and outputs are there
+together. Inputs of the graph are alive from the first step on, outputs to the last. Constants are not
+counted: they are there all the time. A view (a Reshape and its like) shares its input's storage; so does,
+where asked for, an elementwise operator's output with an input that nothing needs any more.
 """
 
 from __future__ import annotations
@@ -44,16 +44,21 @@ class Lifetime:
 
 
 def lifetimes(
-    shapes: Shapes, *, order: Sequence[ir.Node] | None = None, in_place: bool = False
+    shapes: Shapes,
+    *,
+    order: Sequence[ir.Node] | None = None,
+    in_place: bool = False,
+    over_inputs: bool = True,
 ) -> list[Lifetime]:
     """The storage that a graph's tensors need, in order of the steps that make it.
 
     `order` has the graph's nodes, each after those it reads of; the graph's own if not given.
     With `in_place` an elementwise operator writes over an input of the same size and type that is
-    read there for the last time. A value of unknown shape counts no bytes. An If, Loop or Scan is
-    one step; what its worst subgraph needs at its peak lives for that step under the node's name.
+    read there for the last time; without `over_inputs` the graph's own inputs are spared. A value
+    of unknown shape counts no bytes. An If, Loop or Scan is one step; what its worst subgraph needs
+    at its peak lives for that step under the node's name.
     """
-    return _lifetimes(shapes.graph, shapes, order, in_place)
+    return _lifetimes(shapes.graph, shapes, order, in_place, over_inputs)
 
 
 def peak_activation_bytes(shapes: Shapes) -> int:
@@ -75,7 +80,11 @@ def peak(tensors: list[Lifetime]) -> int:
 
 
 def _lifetimes(
-    graph: ir.Graph, shapes: Shapes, order: Sequence[ir.Node] | None = None, in_place: bool = False
+    graph: ir.Graph,
+    shapes: Shapes,
+    order: Sequence[ir.Node] | None = None,
+    in_place: bool = False,
+    over_inputs: bool = True,
 ) -> list[Lifetime]:
     nodes = list(graph) if order is None else list(order)
     end = max(len(nodes) - 1, 0)
@@ -93,7 +102,8 @@ def _lifetimes(
         if value in storage:
             last[storage[value]] = end
     if in_place:
-        _write_over(nodes, shapes, storage, last)
+        spared = () if over_inputs else graph.inputs
+        _write_over(nodes, shapes, storage, last, spared)
     made = dict.fromkeys(graph.inputs, 0) | {
         value: step for step, node in enumerate(nodes) for value in node.outputs
     }
@@ -109,16 +119,19 @@ def _lifetimes(
 
 
 def _write_over(
-    nodes: Iterable[ir.Node], shapes: Shapes, storage: dict[ir.Value, ir.Value], last: dict[ir.Value, int]
+    nodes: Iterable[ir.Node],
+    shapes: Shapes,
+    storage: dict[ir.Value, ir.Value],
+    last: dict[ir.Value, int],
+    spared: Sequence[ir.Value],
 ) -> None:
     """Put elementwise outputs where an input dies; `storage` and `last` are changed."""
     inside: dict[ir.Value, list[ir.Value]] = {}
     for value, owner in storage.items():
         inside.setdefault(owner, []).append(value)
     for step, node in enumerate(nodes):
-        dying = (storage[value] for value in writable(node, shapes, storage))
-        owner = next((owner for owner in dying if last[owner] == step), None)
-        if owner is not None:
+        read = [storage[value] for value in writable(node, shapes, storage)]
+        for owner in [owner for owner in read if last[owner] == step and owner not in spared][:1]:
             moved = inside.pop(node.outputs[0])
             storage.update(dict.fromkeys(moved, owner))
             inside[owner] += moved
@@ -138,7 +151,7 @@ def writable(node: ir.Node, shapes: Shapes, storage: dict[ir.Value, ir.Value]) -
 
 
 def storages(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
-    """For each value that is not a constant, the value whose storage it lies in: itself or a view's source."""
+    """The value whose storage each value lies in, itself or a view's source; constants have none."""
     storage = {value: value for value in graph.inputs if not value.is_initializer()}
     for node in graph:
         if node.op_type == "Constant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Literal
@@ -95,6 +95,7 @@ def plan(
     `arena_bytes` is too little.
     """
     begun = time.monotonic()
+    _check_settings(align, seconds)
     if isinstance(model, Shapes):
         shapes, name = model, model.graph.name or "model"
     else:
@@ -104,9 +105,8 @@ def plan(
     nodes = tuple(shapes.graph)
 
     def tensors_in(chosen: Sequence[ir.Node]) -> list[Lifetime]:
-        found = lifetimes(shapes, order=chosen, in_place=in_place)
-        ends = [value.name or "" for value in (*shapes.graph.inputs, *shapes.graph.outputs)]
-        return doubled(found, ends, len(nodes)) if double_buffer else found
+        found = lifetimes(shapes, order=chosen, in_place=in_place, over_inputs=not double_buffer)
+        return doubled(found, shapes.graph) if double_buffer else found
 
     def placed(chosen: Sequence[ir.Node]) -> Plan:
         return place(
@@ -147,10 +147,7 @@ def place(
 ) -> Plan:
     """Plan tensors whose lifetimes are known. Raises `InputError` where `arena_bytes` is too little."""
     begun = time.monotonic()
-    if align < 1 or align & (align - 1):
-        raise InputError(f"Tensors cannot be aligned to {align} bytes.", "Give a power of two, such as 64.")
-    if not 0 <= seconds < float("inf"):
-        raise InputError(f"A plan cannot take {seconds} seconds.", "Give a time such as 10s.")
+    _check_settings(align, seconds)
     rectangles = spans(tensors, align, guard)
     bound = lower_bound(rectangles)
     if arena_bytes is not None:
@@ -204,18 +201,27 @@ def spans(tensors: Sequence[Lifetime], align: int, guard: int = 0) -> list[Span]
     ]
 
 
-def doubled(tensors: Sequence[Lifetime], ends: Collection[str], steps: int) -> list[Lifetime]:
-    """The storage with that of inputs and outputs twice, all the time.
+def doubled(tensors: Sequence[Lifetime], graph: ir.Graph) -> list[Lifetime]:
+    """The storage with that of the graph's inputs and outputs twice, all the time.
 
-    While one frame is computed in the first, the next is written to the second, or the last read from it;
-    then they change places.
+    While one frame is computed in the first, the next is written to the second, and the last read from it;
+    then they change places. Raises `InputError` where an output is an input itself: the next frame would
+    be written over what is still read.
     """
+    inputs, outputs = ({value.name for value in side} for side in (graph.inputs, graph.outputs))
     found: list[Lifetime] = []
     for tensor in tensors:
-        if not any(value in ends for value in tensor.values):
+        given, left = inputs.intersection(tensor.values), outputs.intersection(tensor.values)
+        if given and left:
+            raise InputError(
+                f"The output '{min(map(str, left))}' is the input '{min(map(str, given))}' itself: they "
+                "cannot be doubled.",
+                "Leave double buffers out.",
+            )
+        if not given and not left:
             found.append(tensor)
             continue
-        whole = replace(tensor, first=0, last=max(steps - 1, 0))
+        whole = replace(tensor, first=0, last=max(len(graph) - 1, 0))
         found += [whole, replace(whole, name=tensor.name + SECOND)]
     return found
 
@@ -243,6 +249,13 @@ def check_known(shapes: Shapes) -> None:
     )
 
 
+def _check_settings(align: int, seconds: float) -> None:
+    if align < 1 or align & (align - 1):
+        raise InputError(f"Tensors cannot be aligned to {align} bytes.", "Give a power of two, such as 64.")
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"A plan cannot take {seconds} seconds.", "Give a time such as 10s.")
+
+
 def _check_room(
     tensors: Sequence[Lifetime], rectangles: Sequence[Span], steps: Sequence[str], bound: int, room: int
 ) -> None:
@@ -251,8 +264,8 @@ def _check_room(
     largest = max(range(len(tensors)), key=lambda index: rectangles[index].size, default=None)
     if largest is not None and rectangles[largest].size > room:
         raise InputError(
-            f"The tensor '{tensors[largest].name}' alone takes {rectangles[largest].size:,} bytes, and the arena "
-            f"is to have {room:,}.",
+            f"The tensor '{tensors[largest].name}' alone takes {rectangles[largest].size:,} bytes, and the "
+            f"arena is to have {room:,}.",
             "Give more memory, a smaller shape, or quantize the model.",
         )
     if bound > room:
@@ -262,8 +275,8 @@ def _check_room(
             if sum(span.size for span in rectangles if span.start <= step < span.end) == bound
         )
         raise InputError(
-            f"No plan needs less than {bound:,} bytes: so much is alive at step {step} ('{steps[step]}'), and "
-            f"{room:,} are asked for.",
+            f"No plan needs less than {bound:,} bytes: so much is alive at step {step} ('{steps[step]}'), "
+            f"and {room:,} are asked for.",
             "Let the operators be reordered (--order best), give more memory or a smaller shape, or quantize "
             "the model.",
         )

@@ -110,7 +110,7 @@ def _name(entry: Any) -> bytes:
 
 
 def _packed(model: Any) -> bytes:
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]
 
     builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), file_identifier=MAGIC)
