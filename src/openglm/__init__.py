@@ -21,6 +21,7 @@ _HOMES = {
     "fit": "openglm.device.fit",
     "load": "openglm.dynamic.model_file",
     "optimize": "openglm.search.optimize",
+    "plan": "openglm.memory.plan",
     "to_litert": "openglm.targets.litert_file",
 }
 

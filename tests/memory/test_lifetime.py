@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import onnx
-import onnx.parser
 import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from openglm.memory.lifetime import Lifetime, lifetimes, peak, peak_activation_bytes
 from openglm.model.analysis.shapes import resolve
-
-FLOAT = TensorProto.FLOAT
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> onnx.ModelProto:
-    """Graphs of Concat (a new, larger tensor), Relu (a new one) and Identity (a view)."""
-    inputs = [f"x{i}" for i in range(draw(st.integers(1, 3)))]
-    values, nodes = list(inputs), []
-    for step in range(draw(st.integers(1, 10))):
-        kind = draw(st.sampled_from(["Concat", "Relu", "Identity"]))
-        count = draw(st.integers(1, 3)) if kind == "Concat" else 1
-        sources = [draw(st.sampled_from(values)) for _ in range(count)]
-        attributes = {"axis": 0} if kind == "Concat" else {}
-        nodes.append(helper.make_node(kind, sources, [f"v{step}"], **attributes))
-        values.append(f"v{step}")
-    made = [value for value in values if value not in inputs]
-    outputs = draw(st.lists(st.sampled_from(made), min_size=1, unique=True))
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, FLOAT, [draw(st.integers(1, 9))]) for name in inputs],
-        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+from planned_graphs import graphs, parse
 
 
 def brute_force(model: onnx.ModelProto, nbytes: dict[str, int]) -> int:
@@ -72,10 +46,6 @@ def test_the_peak_of_intervals(spans: list[tuple[int, int, int]]) -> None:
     assert peak(tensors) == max(
         sum(t.nbytes for t in tensors if t.first <= step <= t.last) for step in range(10)
     )
-
-
-def parse(text: str) -> ir.Model:
-    return ir.from_proto(onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20]>' + text))
 
 
 def test_a_branch_needs_its_memory_while_it_runs() -> None:

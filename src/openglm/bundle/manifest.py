@@ -269,6 +269,18 @@ class Target(_Part):
         return {name: operators for name, operators in others if operators}
 
 
+class Arena(_Part):
+    """The memory that a segment's tensors need, planned; the offsets are in the file `plans`."""
+
+    segment: str
+    arena_bytes: int
+    lower_bound: int
+    """No plan in the order of the graph needs less."""
+    optimal: bool
+    greedy_bytes: int
+    """What TensorFlow Lite's planner makes of the same tensors."""
+
+
 class File(_Part):
     """A file of the bundle."""
 
@@ -334,6 +346,10 @@ class Manifest(_Part):
     rounding: float = 0.0
     """How far these outputs move where floats are rounded otherwise, as on another processor, as a share of
     the largest output."""
+    arenas: tuple[Arena, ...] = ()
+    """Of the segments whose tensors' sizes are known beforehand, with the sizes in `shape`."""
+    plans: str | None = None
+    """The file with a plan for each of them."""
     recalibrated: tuple[Recalibration, ...] = ()
     """The latest last."""
     targets: tuple[Target, ...] = ()

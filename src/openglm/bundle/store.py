@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"The manifest of {folder} cannot be read.", "Copy the bundle again."
         ) from error
     named = [name for segment in manifest.program.segments for name in segment.models.values()]
-    named += [manifest.probes] if manifest.probes else []
+    named += [name for name in (manifest.probes, manifest.plans) if name]
     named += [str(name) for name in (manifest.processor or {}).get("files") or ()]
     for name in [*manifest.files, *named]:
         _check_inside(folder, name)

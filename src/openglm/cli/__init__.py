@@ -26,6 +26,7 @@ from openglm.cli import (
     measure,
     models,
     optimize,
+    plan,
     run,
 )
 from openglm.errors import OpenGLMError
@@ -38,6 +39,7 @@ see which phones are known                      openglm devices
 see what a model is made of                     openglm inspect MODEL
 know if a model fits a phone                    openglm fit MODEL --device D
 know which language models a phone runs         openglm language-models
+plan its memory to the byte                     openglm plan MODEL
 make it fit, and prove that it is still right   openglm optimize MODEL --device D -o OUT
 run the result                                  openglm run OUT --text "..."
 check that a bundle is whole and still right    openglm verify OUT
@@ -87,7 +89,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (
-    devices, models, fit, language, optimize, run, measure, export, convert, calibrate, finetune, bench,
+    devices, models, fit, language, plan, optimize, run, measure, export, convert, calibrate, finetune, bench,
     latency,
 ):  # fmt: skip
     group.register(app)

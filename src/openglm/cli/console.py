@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from openglm.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,6 +50,16 @@ def print_json(value: Any) -> None:
 def listed(text: str) -> list[str]:
     """Names joined by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_seconds(text: str) -> float:
+    """Read "90s", "10m" or "1h"; raises `InputError` where it does not read like that."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        return float(number) * units[unit]
+    except ValueError:
+        raise InputError(f"'{text}' is no time.", "Give one such as 90s, 10m or 1h.") from None
 
 
 def command_line() -> str:

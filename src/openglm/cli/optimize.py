@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from openglm.cli.console import command_line, err, listed, out, print_json
+from openglm.cli.console import command_line, err, listed, out, parse_seconds, print_json
 from openglm.cli.export import NOT_ADDED, show, told
 from openglm.cli.fit import DOES_NOT_FIT
 
@@ -110,7 +110,7 @@ def optimize(
     budget = Budget(
         latency_ms=latency_ms, memory_mb=memory_mb, size_mb=size_mb, energy_mj=energy_mj, load_ms=load_ms
     )
-    limit, dims = _seconds(time), parse_dims(shape)
+    limit, dims = parse_seconds(time), parse_dims(shape)
     targets = _targets(runtime, recipe)
     check_target(output)
     study = study_folder(output)
@@ -192,17 +192,6 @@ def _refused(result: Result) -> str:
     if result.best.trial.recipe or not (tried := [item for item in result.trials if item.recipe]):
         return ""
     return escape(tried[0].candidate.reason)
-
-
-def _seconds(text: str) -> float:
-    from openglm.errors import InputError
-
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        return float(number) * units[unit]
-    except ValueError:
-        raise InputError(f"'{text}' is no time.", "Give one such as 90s, 10m or 1h.") from None
 
 
 class _Display:

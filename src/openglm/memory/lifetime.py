@@ -1,13 +1,15 @@
 """How long each tensor of a graph lives, and how many bytes live at once.
 
-Steps are the nodes in the graph's order. A tensor is alive from the step that makes it to the last
-that reads it, both included: while a node runs, its inputs and outputs are there together. Inputs
-of the graph are alive from the first step on, outputs to the last. Constants are not counted:
-they are there all the time. A view (a Reshape and its like) shares its input's storage.
+Steps are the nodes in the graph's order, or in another that is given. A tensor is alive from the step
+that makes it to the last that reads it, both included: while a node runs, its inputs and outputs are there
+together. Inputs of the graph are alive from the first step on, outputs to the last. Constants are not
+counted: they are there all the time. A view (a Reshape and its like) shares its input's storage; so does,
+where asked for, an elementwise operator's output with an input that nothing needs any more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -15,6 +17,16 @@ import onnx_ir as ir
 from openglm.model.analysis.inference import subgraphs
 from openglm.model.analysis.operations import VIEWS
 from openglm.model.analysis.shapes import Shapes
+
+ELEMENTWISE = frozenset(
+    (
+        *("Abs", "Add", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+        *("HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu"),
+        *("Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign"),
+        *("Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu"),
+    )
+)
+"""Operators that read each element of an input before they write the same element, and not again."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +39,26 @@ class Lifetime:
     last: int
     """The last step that needs it."""
     nbytes: int
+    values: tuple[str, ...] = ()
+    """The tensors that lie in it: itself, its views, and what was computed in its place."""
 
 
-def lifetimes(shapes: Shapes) -> list[Lifetime]:
+def lifetimes(
+    shapes: Shapes,
+    *,
+    order: Sequence[ir.Node] | None = None,
+    in_place: bool = False,
+    over_inputs: bool = True,
+) -> list[Lifetime]:
     """The storage that a graph's tensors need, in order of the steps that make it.
 
-    A value of unknown shape counts no bytes. An If, Loop or Scan is one step; what its worst
-    subgraph needs at its peak lives for that step under the node's name.
+    `order` has the graph's nodes, each after those it reads of; the graph's own if not given.
+    With `in_place` an elementwise operator writes over an input of the same size and type that is
+    read there for the last time; without `over_inputs` the graph's own inputs are spared. A value
+    of unknown shape counts no bytes. An If, Loop or Scan is one step; what its worst subgraph needs
+    at its peak lives for that step under the node's name.
     """
-    return _lifetimes(shapes.graph, shapes)
+    return _lifetimes(shapes.graph, shapes, order, in_place, over_inputs)
 
 
 def peak_activation_bytes(shapes: Shapes) -> int:
@@ -56,14 +79,20 @@ def peak(tensors: list[Lifetime]) -> int:
     return most
 
 
-def _lifetimes(graph: ir.Graph, shapes: Shapes) -> list[Lifetime]:
-    nodes = list(graph)
+def _lifetimes(
+    graph: ir.Graph,
+    shapes: Shapes,
+    order: Sequence[ir.Node] | None = None,
+    in_place: bool = False,
+    over_inputs: bool = True,
+) -> list[Lifetime]:
+    nodes = list(graph) if order is None else list(order)
     end = max(len(nodes) - 1, 0)
-    storage = _storage(graph)
-    last = {storage[value]: 0 for value in storage}
+    storage = storages(graph)
+    last = dict.fromkeys(storage.values(), 0)
     scratch = []
     for step, node in enumerate(nodes):
-        for value in (*_reads(node), *node.outputs):
+        for value in (*reads(node), *node.outputs):
             if value in storage:
                 last[storage[value]] = step
         if bodies := subgraphs(node):
@@ -72,16 +101,57 @@ def _lifetimes(graph: ir.Graph, shapes: Shapes) -> list[Lifetime]:
     for value in graph.outputs:
         if value in storage:
             last[storage[value]] = end
+    if in_place:
+        spared = () if over_inputs else graph.inputs
+        _write_over(nodes, shapes, storage, last, spared)
     made = dict.fromkeys(graph.inputs, 0) | {
         value: step for step, node in enumerate(nodes) for value in node.outputs
     }
-    owners = [value for value in made if storage.get(value) is value]
-    found = [Lifetime(v.name or "", made[v], last[v], shapes.nbytes(v)) for v in owners]
+    inside: dict[ir.Value, list[str]] = {}
+    for value in made:
+        if value in storage:
+            inside.setdefault(storage[value], []).append(value.name or "")
+    found = [
+        Lifetime(owner.name or "", made[owner], last[owner], shapes.nbytes(owner), tuple(names))
+        for owner, names in inside.items()
+    ]
     return sorted(found + scratch, key=lambda tensor: tensor.first)
 
 
-def _storage(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
-    """For each value that is not a constant, the value whose storage it lies in."""
+def _write_over(
+    nodes: Iterable[ir.Node],
+    shapes: Shapes,
+    storage: dict[ir.Value, ir.Value],
+    last: dict[ir.Value, int],
+    spared: Sequence[ir.Value],
+) -> None:
+    """Put elementwise outputs where an input dies; `storage` and `last` are changed."""
+    inside: dict[ir.Value, list[ir.Value]] = {}
+    for value, owner in storage.items():
+        inside.setdefault(owner, []).append(value)
+    for step, node in enumerate(nodes):
+        read = [storage[value] for value in writable(node, shapes, storage)]
+        for owner in [owner for owner in read if last[owner] == step and owner not in spared][:1]:
+            moved = inside.pop(node.outputs[0])
+            storage.update(dict.fromkeys(moved, owner))
+            inside[owner] += moved
+            last[owner] = last.pop(node.outputs[0])
+
+
+def writable(node: ir.Node, shapes: Shapes, storage: dict[ir.Value, ir.Value]) -> list[ir.Value]:
+    """The inputs that a node could write its output over, were they not needed after it."""
+    if node.op_type not in ELEMENTWISE or node.domain not in ("", "ai.onnx"):
+        return []
+    info = shapes.of.get(node.outputs[0])
+    return [
+        value
+        for value in node.inputs
+        if value is not None and value in storage and info is not None and shapes.of.get(value) == info
+    ]
+
+
+def storages(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
+    """The value whose storage each value lies in, itself or a view's source; constants have none."""
     storage = {value: value for value in graph.inputs if not value.is_initializer()}
     for node in graph:
         if node.op_type == "Constant":
@@ -93,7 +163,7 @@ def _storage(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
     return storage
 
 
-def _reads(node: ir.Node) -> list[ir.Value]:
+def reads(node: ir.Node) -> list[ir.Value]:
     """What a node reads, in its subgraphs too."""
     inner = [value for body in subgraphs(node) for each in body.all_nodes() for value in each.inputs]
     inner += [value for body in subgraphs(node) for value in body.outputs]

@@ -18,6 +18,7 @@ from openglm.device.fit import Verdict
 from openglm.dynamic import footprint
 from openglm.dynamic.program import PROGRAM_FILE, ProgramFile, ProgramRunner, model_files, open_program
 from openglm.dynamic.session import probes
+from openglm.memory import bundled
 from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
 from openglm.passes.recipe import toml
@@ -64,6 +65,8 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
     thread_counts = threads.measured(
         program, bench.outputs, folder, inputs_of(trial.recipe, bench, feed)[1], cores
     )
+    plans = bundled.plans(folder, program, bench.dims, seconds=bundled.SECONDS)
+    arenas = bundled.write(folder, plans) if plans else ()
     verdict_after = trial.verdict or bench.verdict
     manifest = Manifest(
         openglm=version("openglm"),
@@ -105,6 +108,8 @@ def package(result: Result, solution: Solution, folder: Path, command: str) -> N
         threads=thread_counts,
         probes=PROBES_FILE,
         rounding=rounding(program, bench.outputs, folder, folder / PROBES_FILE),
+        arenas=arenas,
+        plans=bundled.FILE if arenas else None,
         files={},
     )
     seal(folder, manifest)

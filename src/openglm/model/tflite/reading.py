@@ -65,6 +65,12 @@ class Tensor:
     """Whether it keeps what it held from one run to the next."""
 
     @property
+    def nbytes(self) -> int | None:
+        """Bytes that it takes; none where its type says nothing of it."""
+        bits = _BITS.get(self.dtype)
+        return None if bits is None else -(-prod(self.shape) * bits // 8)
+
+    @property
     def array(self) -> np.ndarray | None:
         """A constant's numbers as they are stored, 4-bit ones in int8; none for what is computed."""
         if self.data is None:
