@@ -37,7 +37,7 @@ def brute_force(model: onnx.ModelProto, nbytes: dict[str, int]) -> int:
 def test_the_peak_is_that_of_the_definition(model: onnx.ModelProto) -> None:
     shapes = resolve(ir.from_proto(model))
     nbytes = {name: info.nbytes for name, info in shapes.by_name.items()}
-    assert peak_activation_bytes(shapes) == brute_force(model, nbytes)
+    assert peak(lifetimes(shapes)) == brute_force(model, nbytes)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 99))))
@@ -67,3 +67,20 @@ def test_constants_and_unknown_shapes_count_nothing() -> None:
         "g (float[4] x) => (float[n] y) { c = Constant <value_floats = [1.0, 2.0]> ()  y = Foo(x, c) }"
     )
     assert peak_activation_bytes(resolve(model)) == 16
+
+
+def test_what_is_computed_from_constants_is_constant() -> None:
+    text = "g (float[4] x) => (float[4] y) { w = Constant <value_floats = [1.0, 2.0, 3.0, 4.0]> () "
+    shapes = resolve(parse(f"{text} t = Neg(w) s = Relu(t) y = Add(x, s) }}"))
+    assert peak(lifetimes(shapes)) == 32
+    assert {name for tensor in lifetimes(shapes) for name in tensor.values} == {"x", "y"}
+
+
+def test_an_output_is_not_written_over_at_the_last_step() -> None:
+    shapes = resolve(parse("g (float[4] x) => (float[4] y, float[4] z) { y = Relu(x) z = Neg(y) }"))
+    assert peak(lifetimes(shapes, in_place=True)) == 32
+
+
+def test_an_input_that_nothing_reads_is_gone_after_the_first_step() -> None:
+    shapes = resolve(parse("g (float[4] x, float[9] unread) => (float[4] y) { h = Relu(x) y = Neg(h) }"))
+    assert [tensor.last for tensor in lifetimes(shapes) if tensor.name == "unread"] == [0]

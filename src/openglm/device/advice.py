@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from openglm.device.budget import Budget
-from openglm.device.footprint import ENGINE_BYTES, WORKING_BYTES
+from openglm.device.footprint import ACTIVATION_SHARE, ENGINE_BYTES
 from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.profile import Device
 from openglm.model.analysis.statistics import Statistics
@@ -93,7 +93,7 @@ def _weights_share(predicted: Predicted, budget: Budget) -> float | None:
 
 def _fixed_bytes(predicted: Predicted) -> float:
     """Memory that stays however small the weights are."""
-    return ENGINE_BYTES + WORKING_BYTES + predicted.activation_bytes / MAX_ACTIVATION_SHRINK
+    return ENGINE_BYTES + ACTIVATION_SHARE * predicted.activation_bytes / MAX_ACTIVATION_SHRINK
 
 
 def _slowness(predicted: Predicted, budget: Budget) -> float:

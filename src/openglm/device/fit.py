@@ -232,8 +232,8 @@ def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: fl
     makers = f"{active_power_w(latency):.1f} W for {latency.ms:.3g} ms"
     slow = "reading the file" if reading > predicted.load_ms / 2 else "the engine's start"
     held = (
-        f"weights {(memory.weights + memory.prepacked) / 1e6:.0f} MB with the engine's copies"
-        if (memory.prepacked > memory.activations)
+        f"weights {(memory.weights + memory.copies) / 1e6:.0f} MB with the engine's copies"
+        if memory.copies > memory.activations
         else f"weights {memory.weights / 1e6:.0f} MB"
     )
     rows: list[tuple[Any, float, float | None, str, str]] = [

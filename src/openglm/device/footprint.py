@@ -1,28 +1,36 @@
-"""Memory and load time of a model in the engine that carries it, ONNX Runtime on the CPU.
+"""Memory and load time of a bundle's model in the engine that carries it, ONNX Runtime on the CPU.
 
-The constants were measured with onnxruntime 1.30 on Linux x86_64, one thread: the peak of resident
-memory above what Python and numpy take. A session with one Relu took 28 MB. all-MiniLM-L6-v2 at 1 x 128
-tokens took 163, 71 and 69 MB as float, with int8 and with 8-bit weights alone, where the formulas give
-161, 71 and 73; convolutional nets shaped as MobileNet v1 and ResNet-18 took 81 and 184, for 75 and 164.
+Bundles keep weights in a file that the engine maps, and of which it reads what it needs. The constants of
+memory were fitted to half of the networks of benchmarks/peak_memory.py, which compares what they predict
+for the other half with what is measured: onnxruntime 1.30, Linux x86_64, one thread, the peak of resident
+memory above what Python and numpy take.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from openglm.device.latency import BANDWIDTH_SHARE
 from openglm.device.profile import Device
-from openglm.model.analysis.statistics import Layer, Statistics
+from openglm.memory.lifetime import constants
+from openglm.model.analysis.statistics import Statistics
+from openglm.model.analysis.weights import Weights
 
-ENGINE_BYTES = 28e6
+ENGINE_BYTES = 31.6e6
 """The engine's library and one session, with no weights."""
 
-WORKING_BYTES = 18e6
-"""What running adds besides the activations: code pages, kernels' buffers, the arena's slack."""
+HELD_SHARE = 1.4
+"""Bytes that the engine holds for each byte of a convolution's weights, which it brings into the order of
+vector units; a matrix product's are held once, in such an order or as they are."""
 
-CONVOLUTION_COPIES = 2
-"""Copies of a float convolution's weights beside the original: they are reordered for vector units, and
-the reordered ones are copied once more when the session takes them over."""
+LOADING_SHARE = 0.8
+"""What is there besides while the former are made of the latter."""
+
+ACTIVATION_SHARE = 1.45
+"""Bytes of the engine's arena for each byte of tensors alive at the worst step: gaps between chunks, and the
+buffers of kernels."""
 
 INITIALISATION_TRAFFIC = 20
 """Bytes of memory traffic while a session is made, for each byte of weights (parse, copy, prepack):
@@ -37,32 +45,54 @@ class Footprint:
     """Bytes that a process takes for a model, at the worst moment."""
 
     weights: float
-    prepacked: float
-    """Copies of the weights of products in the kernels' layout, beside the originals while loading."""
+    """As the engine holds them."""
+    copies: float
+    """Beside them while loading."""
     activations: float
     engine: float
 
     @property
     def peak(self) -> float:
-        """Loading holds the weights twice where they are prepacked; running holds the activations."""
-        return self.engine + self.weights + max(self.prepacked, self.activations + WORKING_BYTES)
+        """Loading holds some weights twice; running holds the activations."""
+        return self.engine + self.weights + max(self.copies, self.activations)
 
 
 def footprint(statistics: Statistics, activation_bytes: int) -> Footprint:
-    """The memory of a model whose tensors need `activation_bytes` at once."""
+    """The memory of a bundle's model whose tensors need `activation_bytes` at once.
+
+    Of a table that rows are looked up in only these are read. What is computed from constants alone the
+    engine computes once, and holds that instead.
+    """
+    shapes = statistics.shapes
+    once = {node for node in constants(shapes.graph) if node.op_type != "Constant"}
+    held = {
+        value: size
+        for value, size in Weights(shapes.graph).items()
+        if any(
+            use.node not in once and (use.idx > 0 or use.node.op_type not in _LOOKUPS) for use in value.uses()
+        )
+    }
+    reordered = sum(size for value, size in held.items() if _reordered(value))
+    made = sum(shapes.nbytes(value) for node in once for value in node.outputs)
     return Footprint(
-        weights=statistics.weight_bytes,
-        prepacked=sum(layer.weight_bytes * _copies(layer) for layer in statistics.layers),
-        activations=activation_bytes,
+        weights=sum(held.values()) + made + (HELD_SHARE - 1) * reordered,
+        copies=LOADING_SHARE * reordered,
+        activations=ACTIVATION_SHARE * activation_bytes,
         engine=ENGINE_BYTES,
     )
 
 
-def _copies(layer: Layer) -> int:
-    """How many copies of a layer's weights the kernels keep."""
-    if not layer.macs:
-        return 0
-    return CONVOLUTION_COPIES if "Conv" in layer.op_type and layer.precision == "fp32" else 1
+_LOOKUPS = ("Gather", "GatherBlockQuantized")
+"""Their first input is the table."""
+
+
+def _reordered(value: ir.Value) -> bool:
+    """Whether a convolution uses it, behind the node that makes floats of it, if there is one."""
+    users = [use.node for use in value.uses()]
+    users += [
+        use.node for node in users if node.op_type == "DequantizeLinear" for use in node.outputs[0].uses()
+    ]
+    return any("Conv" in node.op_type for node in users)
 
 
 def read_ms(statistics: Statistics, device: Device) -> float:

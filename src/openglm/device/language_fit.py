@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from openglm.device.decoder import Decoder
 from openglm.device.fit import UnitChoice
-from openglm.device.footprint import ENGINE_BYTES, WORKING_BYTES
+from openglm.device.footprint import ENGINE_BYTES
 from openglm.device.latency import BANDWIDTH_SHARE, CALL_MS
 from openglm.device.profile import Device, Precision, Unit
 from openglm.errors import InputError
@@ -89,7 +89,7 @@ def language_fit(model: Decoder, device: Device, question: Question | None = Non
     stored = STORED_BITS[asked.bits] / 8
     weights = model.parameters * stored
     cache = model.cache_bytes(asked.context, asked.cache_bits)
-    memory = (weights + cache + ENGINE_BYTES + WORKING_BYTES) / 1e6
+    memory = (weights + cache + ENGINE_BYTES) / 1e6
     bandwidth = device.memory.bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE
     units = processors(device, asked)
     if not units:

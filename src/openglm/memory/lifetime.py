@@ -3,8 +3,9 @@
 Steps are the nodes in the graph's order, or in another that is given. A tensor is alive from the step
 that makes it to the last that reads it, both included: while a node runs, its inputs and outputs are there
 together. Inputs of the graph are alive from the first step on, outputs to the last. Constants are not
-counted: they are there all the time. A view (a Reshape and its like) shares its input's storage; so does,
-where asked for, an elementwise operator's output with an input that nothing needs any more.
+counted: they are there all the time, and so is what is computed from constants alone. A view (a Reshape and
+its like) shares its input's storage; so does, where asked for, an elementwise operator's output with an
+input that nothing needs any more.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def lifetimes(
 
 
 def peak_activation_bytes(shapes: Shapes) -> int:
-    """Bytes of all tensors alive at the worst step, constants apart: no plan can do with less."""
-    return peak(lifetimes(shapes))
+    """Bytes of all tensors alive at the worst step, constants apart, elementwise operators writing in place:
+    in this order no plan can do with less."""
+    return peak(lifetimes(shapes, in_place=True))
 
 
 def peak(tensors: list[Lifetime]) -> int:
@@ -102,7 +104,7 @@ def _lifetimes(
         if value in storage:
             last[storage[value]] = end
     if in_place:
-        spared = () if over_inputs else graph.inputs
+        spared = {*graph.outputs, *(() if over_inputs else graph.inputs)}
         _write_over(nodes, shapes, storage, last, spared)
     made = dict.fromkeys(graph.inputs, 0) | {
         value: step for step, node in enumerate(nodes) for value in node.outputs
@@ -123,15 +125,17 @@ def _write_over(
     shapes: Shapes,
     storage: dict[ir.Value, ir.Value],
     last: dict[ir.Value, int],
-    spared: Sequence[ir.Value],
+    spared: set[ir.Value],
 ) -> None:
-    """Put elementwise outputs where an input dies; `storage` and `last` are changed."""
+    """Put elementwise outputs where an input dies, but not over what is spared; `storage` and `last` are
+    changed."""
     inside: dict[ir.Value, list[ir.Value]] = {}
     for value, owner in storage.items():
         inside.setdefault(owner, []).append(value)
     for step, node in enumerate(nodes):
         read = [storage[value] for value in writable(node, shapes, storage)]
-        for owner in [owner for owner in read if last[owner] == step and owner not in spared][:1]:
+        dying = (owner for owner in read if last[owner] == step and spared.isdisjoint(inside[owner]))
+        for owner in [*dying][:1]:
             moved = inside.pop(node.outputs[0])
             storage.update(dict.fromkeys(moved, owner))
             inside[owner] += moved
@@ -153,14 +157,30 @@ def writable(node: ir.Node, shapes: Shapes, storage: dict[ir.Value, ir.Value]) -
 def storages(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
     """The value whose storage each value lies in, itself or a view's source; constants have none."""
     storage = {value: value for value in graph.inputs if not value.is_initializer()}
+    constant = constants(graph)
     for node in graph:
-        if node.op_type == "Constant":
+        if node in constant:
             continue
         storage |= {value: value for value in node.outputs}
         source = node.inputs[0] if node.op_type in VIEWS and node.inputs else None
         if source is not None and source in storage:
             storage[node.outputs[0]] = storage[source]
     return storage
+
+
+def constants(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that give the same each time: all that they read is constant."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        read = ((value, value.producer()) for value in reads(node))
+        if node.op_type not in _RANDOM and all(
+            value.is_initializer() or maker in found for value, maker in read
+        ):
+            found.add(node)
+    return found
+
+
+_RANDOM = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"))
 
 
 def reads(node: ir.Node) -> list[ir.Value]:

@@ -122,6 +122,10 @@ class _Search:
                 )
             )
         given = [place[value] for value in graph.inputs if value in place]
+        self.unread = sum(
+            self.sizes[owner] for owner in given if not self.users[owner] and owner not in self.kept
+        )
+        """Bytes of inputs that nothing reads: they are gone after the first step."""
         alive = sum(self.sizes[owner] for owner in given)
         ready = tuple(index for index, step in enumerate(self.steps) if not step.before)
         self.start = _State(0, ready, alive, alive)
@@ -169,6 +173,7 @@ class _Search:
             if needs >= below:
                 continue
             alive = state.alive + step.made - sum(self.sizes[owner] for owner in ended)
+            alive -= 0 if state.done else self.unread
             opened = tuple(other for other in step.after if not self.steps[other].before & ~done)
             ready = (*(other for other in state.ready if other != index), *opened)
             child = _State(done, ready, alive, max(state.peak, needs), index, state)
