@@ -1,7 +1,9 @@
 """Cuts a graph into the segments of a program: each computes what the ones before it have not.
 
 What crosses a cut has a row for each row of the batch, so that a gate may send rows different ways.
-Everything else (shapes, scales of quantized activations) is computed anew where it is needed.
+Everything else (shapes, scales of quantized activations) is computed anew where it is needed, and so is what
+the inputs alone say of a token: an engine of fixed sizes fills up inputs with zeros, which mean nothing in a
+mask of the model's own, and a token to attend to in one that is added to scores.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ THRESHOLDS = "openglm.token_thresholds"
 """Under which a graph carries how much a token has to matter behind each such layer: a list as JSON."""
 _CARRIED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 """Types that cross a cut. Quantized activations are made again, for they need their scale with them."""
+_EACH = frozenset({
+    "Abs", "Add", "And", "Cast", "Clip", "Concat", "Constant", "Div", "Equal", "Expand", "Gather", "Greater",
+    "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Reshape",
+    "Shape", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
+"""Operators whose result for a token is that token's affair, as long as no axis goes."""
 _SIZES = ((3, 7, 11, 13, 17, 19), (5, 10, 14, 16, 20, 22))
 """Two sizes for each dimension, batch first: an axis has a dimension's size where it has both."""
 
@@ -65,6 +73,7 @@ def cut(model: ir.Model, stages: Sequence[Mapping[str, str]]) -> list[Piece]:
         if len(stage_of) == before:
             raise InputError(f"Stage {number} of the program has nothing to compute.", "Leave it out.")
 
+    shapes.told = _told(graph, shapes)
     members = [_with_copies(number, stage_of, reads, producer, shapes) for number in range(len(stages))]
     taken: list[list[str]] = []
     for own in members:
@@ -120,11 +129,18 @@ class _Dimensions:
             for name, info in first.items()
             if name in second and len(info.shape) == len(second[name].shape)
         }
+        self.told: set[str] = set()
+        """The values that are computed anew, though they have rows."""
 
     def crosses(self, name: str) -> bool:
         """Whether a value may be handed from one segment to a later one."""
         axes = self._axes.get(name, ())
-        return bool(axes) and self._types[name] in _CARRIED and self._names.get(axes[0]) == self._batch
+        rows = bool(axes) and self._names.get(axes[0]) == self._batch
+        return rows and self._types[name] in _CARRIED and name not in self.told
+
+    def open(self, name: str) -> set[str]:
+        """The dimensions of any size that a value has."""
+        return {self._names[axis] for axis in self._axes.get(name, ()) if axis in self._names}
 
     def spec(self, name: str, called: str) -> TensorSpec:
         """A value's description; raises `InputError` where nothing is known of its shape."""
@@ -150,6 +166,20 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 yield from (name for name in _reads(inner) if name not in known)
                 known.update(inner.output)
             yield from (value.name for value in graph.output if value.name not in known)
+
+
+def _told(graph: onnx.GraphProto, shapes: _Dimensions) -> set[str]:
+    """What the inputs say of each token, without weights."""
+    weights = {tensor.name for tensor in graph.initializer}
+    known = weights | {value.name for value in graph.input}
+    for node in graph.node:
+        looks_up = node.op_type == "Gather" and node.input[0] in weights
+        if node.op_type not in _EACH or looks_up or not known.issuperset(node.input):
+            continue
+        axes = set().union(*map(shapes.open, node.input))
+        if node.op_type == "Shape" or axes <= shapes.open(node.output[0]):
+            known.update(node.output)
+    return known
 
 
 def _with_copies(
