@@ -159,7 +159,8 @@ def _unknown(what: str) -> InputError:
 
 def _constant(array: np.ndarray) -> Any:
     """An array, or Python's numbers where it has no axes or is a short list of whole numbers."""
-    if array.ndim == 0 or (array.ndim == 1 and array.dtype == np.int64 and array.size <= SIZES):
+    whole = array.dtype in (np.int64, np.int32)
+    if array.ndim == 0 or (array.ndim == 1 and whole and array.size <= SIZES):
         return array.tolist()
     return array
 
