@@ -198,6 +198,24 @@ def test_a_layer_that_ncnn_has_not_is_named(build: Callable[[str], Source], tmp_
     assert not (tmp_path / "model.ncnn.param").exists()
 
 
+def test_padding_in_tensorflows_form(build: Callable[[str], Source], tmp_path: Path) -> None:
+    """It has all axes, those of none too, and names that Python has not."""
+    source = build("""
+        g (float[n,4,6,1] x) => (float[n,4,6,2] y)
+        <int64[4] start = {0,0,2,0}, int64[4] end = {9,9,9,9}, int64[8] around = {0,0,0,0,0,0,2,0}>
+        { cut = Slice(x, start, end)  wide = Pad(cut, around)  y = Concat<axis = 3>(wide, x) }""")
+    model = onnx_file.read(source.graph)
+    model.graph.inputs[0].name = "serving_default_x:0"
+    model.graph.outputs[0].name = "StatefulPartitionedCall:0"
+    onnx_file.write(model, source.graph)
+    target = tmp_path / "model.ncnn.param"
+    engine("ncnn").convert(Source(source.graph, source.graph), target, "fp32")
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 1)).astype(np.float32)
+    found = engine("ncnn").load(target, threads=1).run({"serving_default_x:0": x})
+    wide = np.pad(x[:, :, 2:], [(0, 0), (0, 0), (0, 2), (0, 0)])
+    np.testing.assert_array_equal(found["StatefulPartitionedCall:0"], np.concatenate([wide, x], 3))
+
+
 def test_recurrent_layers_come_through_onnx(tmp_path: Path) -> None:
     import torch
     from torch import nn

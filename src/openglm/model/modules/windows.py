@@ -100,6 +100,8 @@ def pad(
     }
     turned = [size for axis in reversed(range(x.dim())) for size in around.get(axis, (0, 0))]
     if mode == "constant":
+        while len(turned) > 2 and not any(turned[-2:]):  # NCNN pads no rows, even by nothing
+            turned = turned[:-2]
         return functional.pad(x, turned, value=0.0 if value is None else float(value))
     kind = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode]
     last = 2 * (x.dim() - 2)  # what PyTorch repeats along, and engines with it
