@@ -26,11 +26,13 @@ THRESHOLDS = "openglm.token_thresholds"
 _CARRIED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 """Types that cross a cut. Quantized activations are made again, for they need their scale with them."""
 _EACH = frozenset({
-    "Abs", "Add", "And", "Cast", "Clip", "Concat", "Constant", "Div", "Equal", "Expand", "Gather", "Greater",
+    "Abs", "Add", "And", "Cast", "Clip", "Constant", "Div", "Equal", "Expand", "Gather", "Greater",
     "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Reshape",
-    "Shape", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators whose result for a token is that token's affair, as long as no axis goes."""
+_PARTS = ("Concat", "Slice")
+"""Operators that are so with sizes alone: of tokens they may put one in another's place."""
 _SIZES = ((3, 7, 11, 13, 17, 19), (5, 10, 14, 16, 20, 22))
 """Two sizes for each dimension, batch first: an axis has a dimension's size where it has both."""
 
@@ -173,11 +175,12 @@ def _told(graph: onnx.GraphProto, shapes: _Dimensions) -> set[str]:
     weights = {tensor.name for tensor in graph.initializer}
     known = weights | {value.name for value in graph.input}
     for node in graph.node:
-        looks_up = node.op_type == "Gather" and node.input[0] in weights
-        if node.op_type not in _EACH or looks_up or not known.issuperset(node.input):
-            continue
         axes = set().union(*map(shapes.open, node.input))
-        if node.op_type == "Shape" or axes <= shapes.open(node.output[0]):
+        looks_up = node.op_type == "Gather" and node.input[0] in weights
+        each = node.op_type in _EACH and axes <= shapes.open(node.output[0]) and not looks_up
+        if known.issuperset(node.input) and (
+            each or node.op_type == "Shape" or (node.op_type in _PARTS and not axes)
+        ):
             known.update(node.output)
     return known
 
