@@ -132,41 +132,62 @@ ATTENTION = """
 <ir_version: 10, opset_import: ["" : 20]>
 attention (float[batch, sequence, 8] x, int64[batch, sequence] mask)
     => (float[batch, 8] exit0, float[batch, 8] exit1)
-<int64[1] middle = {1}, int64 start = {0}, float one = {1}, float lowest = {-1e9}>
+<int64[1] middle = {1}, int64[1] last = {2}, int64 start = {0}, int64 step = {1}, float one = {1},
+ float lowest = {-1e9}>
 {
     kept = Cast<to = 1> (mask)
+    there = Unsqueeze (kept, last)
     wide = Unsqueeze (kept, middle)
     absent = Sub (one, wide)
-    bias = Mul (absent, lowest)
-    {layers}
+    without = Mul (absent, lowest)
+    sizes = Shape<start = 1, end = 2> (mask)
+    size = Squeeze (sizes)
+    keys = Range (start, size, step)
+    queries = Unsqueeze (keys, middle)
+    before = LessOrEqual (keys, queries)
+    causal = Where (before, without, lowest)
+    LAYERS
 }
 """
 LAYER = """
-    turned{n} = Transpose<perm = [0, 2, 1]> ({x})
-    scores{n} = MatMul ({x}, turned{n})
-    masked{n} = Add (scores{n}, bias)
-    weights{n} = Softmax (masked{n})
-    hidden{n} = MatMul (weights{n}, {x})
-    exit{n} = Gather<axis = 1> (hidden{n}, start)
+    turnedN = Transpose<perm = [0, 2, 1]> (X)
+    scoresN = MatMul (X, turnedN)
+    maskedN = Add (scoresN, BIAS)
+    weightsN = Softmax (maskedN)
+    hiddenN = MatMul (weightsN, X)
+    seenN = Mul (hiddenN, there)
+    exitN = ReduceSum<keepdims = 0> (seenN, middle)
 """
+ENDS = [{"exit0": "answer"}, {"exit1": "answer"}]
 
 
-def test_what_engines_fill_up_is_absent_in_every_piece(tmp_path: Path) -> None:
+def attention(bias: str) -> ir.Model:
+    """Two layers whose scores get a mask added, of tokens that are there or of those behind each, too."""
+    layers = [LAYER.replace("N", str(place)).replace("X", x) for place, x in enumerate(("x", "hidden0"))]
+    text = ATTENTION.replace("LAYERS", "".join(layers)).replace("BIAS", bias)
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+@pytest.mark.parametrize("bias", ["without", "causal"])
+def test_what_engines_fill_up_is_absent_in_every_piece(tmp_path: Path, bias: str) -> None:
     """A mask that is added to scores holds 0 where there is a token, and would not where zeros are filled
     in."""
-    layers = LAYER.replace("{n}", "0").replace("{x}", "x") + LAYER.replace("{n}", "1").replace(
-        "{x}", "hidden0"
-    )
-    model = ir.from_proto(onnx.parser.parse_model(ATTENTION.replace("{layers}", layers)))
+    model = attention(bias)
     given = {"x": inputs(2, 5)["x"][..., :8], "mask": inputs(2, 5)["mask"]}
     expected, state = run(model, tmp_path, given), dict(given)
-    for layer, piece in enumerate(cut(model, [{"exit0": "answer"}, {"exit1": "answer"}])):
+    for layer, piece in enumerate(cut(model, ENDS)):
         buckets = Buckets.of(specs(piece.graph.graph.inputs), piece.outputs, {"sequence": [8]})
         state |= buckets.run(
             {name: state[name] for name in names(piece)},
             partial(called, piece.graph, tmp_path),
         )
         np.testing.assert_allclose(state["answer"], expected[f"exit{layer}"], rtol=1e-5)
+
+
+def test_where_tokens_are_dropped_those_left_keep_their_places() -> None:
+    pieces = [cut(attention(bias), ENDS, shortened=True) for bias in ("without", "causal")]
+    passed = [[spec.name for spec in first.outputs] for first, _ in pieces]
+    assert passed == [["answer", "hidden0"], ["answer", "hidden0", "causal"]]
 
 
 def test_what_depends_on_other_tokens_crosses() -> None:

@@ -31,8 +31,10 @@ _EACH = frozenset({
     "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators whose result for a token is that token's affair, as long as no axis goes."""
-_PARTS = ("Concat", "Slice")
+_PARTS = frozenset(("Concat", "Slice"))
 """Operators that are so with sizes alone: of tokens they may put one in another's place."""
+_PLACES = frozenset(("GatherND", "Range", "Trilu"))
+"""Operators that go by a token's place, which is another one where tokens before it were dropped."""
 _SIZES = ((3, 7, 11, 13, 17, 19), (5, 10, 14, 16, 20, 22))
 """Two sizes for each dimension, batch first: an axis has a dimension's size where it has both."""
 
@@ -45,8 +47,9 @@ class Piece(NamedTuple):
     """What it gives, in order: first what was asked of it, then what later pieces take."""
 
 
-def cut(model: ir.Model, stages: Sequence[Mapping[str, str]]) -> list[Piece]:
+def cut(model: ir.Model, stages: Sequence[Mapping[str, str]], *, shortened: bool = False) -> list[Piece]:
     """The segments of `model`, one for each stage, to be run in order; `model` is not changed.
+    `shortened` tells that tokens may be dropped between them.
 
     A stage names the outputs of `model` that are known at its end, and what the segment calls each:
     exits after several layers may all be called "logits". A segment takes inputs of `model` and what
@@ -75,7 +78,7 @@ def cut(model: ir.Model, stages: Sequence[Mapping[str, str]]) -> list[Piece]:
         if len(stage_of) == before:
             raise InputError(f"Stage {number} of the program has nothing to compute.", "Leave it out.")
 
-    shapes.told = _told(graph, shapes)
+    shapes.told = _told(graph, shapes, shortened)
     members = [_with_copies(number, stage_of, reads, producer, shapes) for number in range(len(stages))]
     taken: list[list[str]] = []
     for own in members:
@@ -170,16 +173,18 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
             yield from (value.name for value in graph.output if value.name not in known)
 
 
-def _told(graph: onnx.GraphProto, shapes: _Dimensions) -> set[str]:
+def _told(graph: onnx.GraphProto, shapes: _Dimensions, shortened: bool) -> set[str]:
     """What the inputs say of each token, without weights."""
     weights = {tensor.name for tensor in graph.initializer}
     known = weights | {value.name for value in graph.input}
+    each = _EACH if shortened else _EACH | _PARTS | _PLACES
     for node in graph.node:
         axes = set().union(*map(shapes.open, node.input))
-        looks_up = node.op_type == "Gather" and node.input[0] in weights
-        each = node.op_type in _EACH and axes <= shapes.open(node.output[0]) and not looks_up
+        looks_up = node.op_type.startswith("Gather") and node.input[0] in weights
         if known.issuperset(node.input) and (
-            each or node.op_type == "Shape" or (node.op_type in _PARTS and not axes)
+            (node.op_type in each and axes <= shapes.open(node.output[0]) and not looks_up)
+            or node.op_type == "Shape"
+            or (node.op_type in _PARTS and not axes)
         ):
             known.update(node.output)
     return known
