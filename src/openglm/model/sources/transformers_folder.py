@@ -299,7 +299,7 @@ def _picked(torch: Any, module: Any, field: str) -> Any:
 
 def _sees_all(torch: Any, module: Any) -> bool:
     """Whether tokens see those behind them: a mask of four axes takes the place of a decoder's own, too."""
-    tokens = torch.arange(16)[None] % min(module.config.vocab_size, 100)
+    tokens = torch.arange(16)[None] % min(getattr(module.config, "vocab_size", 100), 100)
     with torch.no_grad():
         masks = torch.ones_like(tokens), torch.zeros(1, 1, 1, 16)
         own, additive = (module(input_ids=tokens, attention_mask=mask)[0] for mask in masks)
