@@ -102,6 +102,8 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Pad", [PICTURE, ints(0, 0, 1, 2, 0, 0, 3, 1), np.float32(0.5)], {}),
     ("Pad", [PICTURE, ints(0, 0, 1, 2, 0, 0, 3, 1)], {"mode": "reflect"}),
     ("Pad", [PICTURE, ints(1, 2), np.float32(0), ints(-1)], {}),
+    *(("Pad", [PICTURE, ints(1, 2, 0, 0, 0, 3, 1, 0)], {"mode": mode}) for mode in ("reflect", "edge")),
+    ("Pad", [x(2, 5, 1), ints(0, 2, 0, 0, 3, 0)], {"mode": "reflect"}),
     ("ConstantOfShape", [ints(2, 3)], {"value": numpy_helper.from_array(np.array([7], np.int64))}),
     ("Range", [np.int64(1), np.int64(9), np.int64(3)], {}),
     ("CumSum", [MATRIX, np.int64(1)], {"exclusive": 1, "reverse": 1}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from openglm.dynamic.cutting import Piece, cut
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
+from openglm.model.tensor import specs
 from openglm.passes.contract import Context
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
+from openglm.runtimes.buckets import Batch, Buckets
 from openglm.runtimes.onnxruntime import Runner
 
 WIDTH, LAYERS = 64, 3
@@ -75,6 +78,11 @@ def run(model: ir.Model, folder: Path, arrays: dict[str, np.ndarray]) -> dict[st
     return runner.run({name: arrays[name] for name in runner.inputs})
 
 
+def called(model: ir.Model, folder: Path, place: int, arrays: Batch) -> Batch:
+    """What `Buckets.run` calls."""
+    return run(model, folder, dict(arrays))
+
+
 def inputs(batch: int, sequence: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(batch)
     mask = np.ones((batch, sequence), np.int64)
@@ -108,16 +116,94 @@ def names(piece: Piece) -> set[str]:
 
 def test_what_crosses_has_rows_and_is_described() -> None:
     first, second, third = cut(encoder(), STAGES)
-    assert [spec.name for spec in first.outputs] == ["logits", "hidden0", "gain"]
+    assert [spec.name for spec in first.outputs] == ["logits", "hidden0"]
     assert str(first.outputs[1]) == f"hidden0: float32[batch, sequence, {WIDTH}]"
-    assert str(first.outputs[2]) == "gain: float32[batch, sequence, 1]"
     assert [spec.name for spec in second.outputs] == ["logits", "hidden1"]
-    # The shape that all layers reshape to is found out again, from the input that it is the shape of.
-    assert names(second) == {"x", "hidden0", "gain"}
-    assert names(third) == {"x", "hidden1", "gain"}
+    # The shape that all layers reshape to is found out again, from the input that it is the shape of, and
+    # so is what is made of the mask.
+    assert names(second) == {"x", "hidden0", "mask"}
+    assert names(third) == {"x", "hidden1", "mask"}
     held = [set(piece.graph.graph.initializers) for piece in (first, second, third)]
     assert all(f"w{layer}" in held[place] for layer, place in enumerate(range(LAYERS)))
     assert not held[0] & held[1] - {"one", "last"}
+
+
+ATTENTION = """
+<ir_version: 10, opset_import: ["" : 20]>
+attention (float[batch, sequence, 8] x, int64[batch, sequence] mask)
+    => (float[batch, 8] exit0, float[batch, 8] exit1)
+<int64[1] middle = {1}, int64[1] last = {2}, int64 start = {0}, int64 step = {1}, float one = {1},
+ float lowest = {-1e9}>
+{
+    kept = Cast<to = 1> (mask)
+    there = Unsqueeze (kept, last)
+    wide = Unsqueeze (kept, middle)
+    absent = Sub (one, wide)
+    without = Mul (absent, lowest)
+    sizes = Shape<start = 1, end = 2> (mask)
+    size = Squeeze (sizes)
+    keys = Range (start, size, step)
+    queries = Unsqueeze (keys, middle)
+    before = LessOrEqual (keys, queries)
+    causal = Where (before, without, lowest)
+    LAYERS
+}
+"""
+LAYER = """
+    turnedN = Transpose<perm = [0, 2, 1]> (X)
+    scoresN = MatMul (X, turnedN)
+    maskedN = Add (scoresN, BIAS)
+    weightsN = Softmax (maskedN)
+    hiddenN = MatMul (weightsN, X)
+    seenN = Mul (hiddenN, there)
+    exitN = ReduceSum<keepdims = 0> (seenN, middle)
+"""
+ENDS = [{"exit0": "answer"}, {"exit1": "answer"}]
+
+
+def attention(bias: str) -> ir.Model:
+    """Two layers whose scores get a mask added, of tokens that are there or of those behind each, too."""
+    layers = [LAYER.replace("N", str(place)).replace("X", x) for place, x in enumerate(("x", "hidden0"))]
+    text = ATTENTION.replace("LAYERS", "".join(layers)).replace("BIAS", bias)
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+@pytest.mark.parametrize("bias", ["without", "causal"])
+def test_what_engines_fill_up_is_absent_in_every_piece(tmp_path: Path, bias: str) -> None:
+    """A mask that is added to scores holds 0 where there is a token, and would not where zeros are filled
+    in."""
+    model = attention(bias)
+    given = {"x": inputs(2, 5)["x"][..., :8], "mask": inputs(2, 5)["mask"]}
+    expected, state = run(model, tmp_path, given), dict(given)
+    for layer, piece in enumerate(cut(model, ENDS)):
+        buckets = Buckets.of(specs(piece.graph.graph.inputs), piece.outputs, {"sequence": [8]})
+        state |= buckets.run(
+            {name: state[name] for name in names(piece)},
+            partial(called, piece.graph, tmp_path),
+        )
+        np.testing.assert_allclose(state["answer"], expected[f"exit{layer}"], rtol=1e-5)
+
+
+def test_where_tokens_are_dropped_those_left_keep_their_places() -> None:
+    pieces = [cut(attention(bias), ENDS, shortened=True) for bias in ("without", "causal")]
+    passed = [[spec.name for spec in first.outputs] for first, _ in pieces]
+    assert passed == [["answer", "hidden0"], ["answer", "hidden0", "causal"]]
+
+
+def test_what_depends_on_other_tokens_crosses() -> None:
+    """How many tokens there are, or which is the first, is not the same where some were dropped."""
+    model = encoder(2)
+    graph = model.graph
+    making = next(node for node in graph if node.outputs[0].name == "gain")
+    gain = making.outputs[0]
+    count = ir.node("ReduceSum", [gain, graph.initializers["one"]], outputs=[ir.Value(name="count")])
+    share = ir.node("Div", [gain, count.outputs[0]], outputs=[ir.Value(name="share")])
+    for node in list(graph):
+        if node.op_type == "Mul":
+            node.replace_input_with(1, share.outputs[0])
+    graph.insert_after(making, [count, share])
+    first, _ = cut(model, STAGES[:2])
+    assert [spec.name for spec in first.outputs] == ["logits", "hidden0", "share"]
 
 
 def test_quantized_activations_do_not_cross() -> None:

@@ -52,6 +52,27 @@ def test_graph_equals_the_module(bert_folder: Path) -> None:
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
+def test_a_decoders_tokens_see_none_behind_them(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is what is compared with")
+    import torch
+
+    config = transformers.GPT2Config(
+        vocab_size=60, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=3, pad_token_id=0,
+        initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    module = transformers.GPT2ForSequenceClassification(config).eval()
+    module.save_pretrained(tmp_path)
+    tokens, mask = np.random.default_rng(0).integers(1, 60, (2, 9)), np.ones((2, 9), np.int64)
+    tokens[1, 6:], mask[1, 6:] = 0, 0
+    with torch.no_grad():
+        expected = module(input_ids=torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask)).logits
+    graph = AutoModel.from_pretrained(tmp_path).graph
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    (found,) = session.run(None, {"input_ids": tokens, "attention_mask": mask})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
 def test_second_load_reads_what_is_kept(
     bert_folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:

@@ -6,10 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 
 from openglm.runtimes.engine import Source
 from openglm.runtimes.litert import LiteRT
+from openglm.runtimes.onnxruntime import Runner
 from openglm.targets.proof import prove
 
 
@@ -41,8 +44,6 @@ def test_convolutions_are_integers_from_one_to_the_next(name: str, static_nets: 
 
 @pytest.mark.parametrize("name", ["residual", "separable"])
 def test_it_rounds_as_the_bundle_does(name: str, static_nets: Path, tmp_path: Path) -> None:
-    from openglm.runtimes.onnxruntime import Runner
-
     path = static_nets / f"{name}.onnx"
     source = Source(path, static_nets / f"{name}.plain.onnx", {"batch": [1]})
     LiteRT().convert(source, target := tmp_path / "int8.tflite", "int8")
@@ -60,3 +61,24 @@ def test_half_precision_is_half_as_large(static_nets: Path, tmp_path: Path) -> N
         LiteRT().convert(source, target := tmp_path / f"{precision}.tflite", precision)
         sizes[precision] = target.stat().st_size
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
+
+
+def test_what_is_repeated_along_an_axis_in_the_middle(tmp_path: Path) -> None:
+    graph = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[1, 5, 1] x) => (float[1, 4, 1, 8] y)
+        <int64[6] around = {0, 2, 0, 0, 3, 0}, int64[1] first = {1}, int64[4] shape = {-1, 1, 1, 10}>
+        {
+            wide = Pad <mode = "reflect"> (x, around)
+            more = Unsqueeze (wide, first)
+            row = Reshape (more, shape)
+            y = Conv (row, kernel)
+        }""")
+    kernel = np.random.default_rng(0).normal(size=(4, 1, 1, 3)).astype(np.float32)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "kernel"))
+    onnx.save(graph, path := tmp_path / "graph.onnx")
+    engine = LiteRT()
+    engine.convert(Source(path, path), target := tmp_path / "graph.tflite", "fp32")
+    given = {"x": np.random.default_rng(1).normal(size=(1, 5, 1)).astype(np.float32)}
+    found, expected = engine.load(target, threads=1).run(given), Runner(path, threads=1).run(given)
+    np.testing.assert_allclose(found["y"], expected["y"], atol=1e-6)

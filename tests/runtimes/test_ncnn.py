@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx.numpy_helper
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -181,8 +183,6 @@ def build(tmp_path: Path) -> Callable[[str], Source]:
     """A graph written in ONNX's own notation."""
 
     def built(graph: str) -> Source:
-        import onnx.parser
-
         text = f'<ir_version: 10, opset_import: ["": 20]> {graph}'
         path = tmp_path / "graph.onnx"
         onnx_file.write(ir.from_proto(onnx.parser.parse_model(text)), path)
@@ -196,6 +196,82 @@ def test_a_layer_that_ncnn_has_not_is_named(build: Callable[[str], Source], tmp_
     with pytest.raises(InputError, match=r"it has no [^;]*topk"):
         engine("ncnn").convert(source, tmp_path / "model.ncnn.param", "fp32")
     assert not (tmp_path / "model.ncnn.param").exists()
+
+
+def test_padding_in_tensorflows_form(build: Callable[[str], Source], tmp_path: Path) -> None:
+    """It has all axes, those of none too, and names that Python has not."""
+    source = build("""
+        g (float[n,4,6,1] x) => (float[n,4,6,2] y)
+        <int64[4] start = {0,0,2,0}, int64[4] end = {9,9,9,9}, int64[8] around = {0,0,0,0,0,0,2,0}>
+        { cut = Slice(x, start, end)  wide = Pad(cut, around)  y = Concat<axis = 3>(wide, x) }""")
+    model = onnx_file.read(source.graph)
+    model.graph.inputs[0].name = "serving_default_x:0"
+    model.graph.outputs[0].name = "StatefulPartitionedCall:0"
+    onnx_file.write(model, source.graph)
+    target = tmp_path / "model.ncnn.param"
+    engine("ncnn").convert(Source(source.graph, source.graph), target, "fp32")
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 1)).astype(np.float32)
+    found = engine("ncnn").load(target, threads=1).run({"serving_default_x:0": x})
+    wide = np.pad(x[:, :, 2:], [(0, 0), (0, 0), (0, 2), (0, 0)])
+    np.testing.assert_array_equal(found["StatefulPartitionedCall:0"], np.concatenate([wide, x], 3))
+
+
+QKV = """
+    g (int64[n,7] x) => (float[n,2,7,3] y)
+    <int64[5] parts = {-1,7,3,2,3}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2},
+     int64[1] three = {3}>
+    {
+        wide = Gather(w, x)
+        split = Reshape(wide, parts)
+        turned = Transpose<perm = [2,0,3,1,4]>(split)
+        a = Slice(turned, zero, one, zero)   q = Squeeze(a, zero)
+        b = Slice(turned, one, two, zero)    k = Squeeze(b, zero)
+        c = Slice(turned, two, three, zero)  v = Squeeze(c, zero)
+        column = Transpose<perm = [0,1,3,2]>(k)
+        scores = MatMul(q, column)
+        weights = Softmax<axis = -1>(scores)
+        y = MatMul(weights, v)
+    }"""
+CELL = """
+    g (float[1,1,6] x, float[2,1,6] state) => (float[2,1,6] next)
+    <int64 first = {0}, int64 second = {1}, int64[1] zero = {0}>
+    {
+        h = Gather<axis = 0>(state, first)
+        c = Gather<axis = 0>(state, second)
+        u = Gemm(h, w)
+        r = Conv(x, kernel)
+        t = Gather<axis = 2>(r, first)
+        s = Add(t, u)
+        d = Tanh(s)
+        e = Mul(d, c)
+        a = Unsqueeze(d, zero)
+        b = Unsqueeze(e, zero)
+        next = Concat<axis = 0>(a, b)
+    }"""
+
+
+@pytest.mark.parametrize(
+    ("graph", "weights"), [(QKV, {"w": (9, 18)}), (CELL, {"w": (6, 6), "kernel": (6, 1, 6)})]
+)
+def test_what_is_taken_from_in_front_of_a_batch(
+    build: Callable[[str], Source], tmp_path: Path, graph: str, weights: dict[str, tuple[int, ...]]
+) -> None:
+    """Queries, keys and values of one product; the two states of a recurrent cell."""
+    source = build(graph)
+    model, rng = onnx.load(source.graph), np.random.default_rng(0)
+    for name, shape in weights.items():
+        array = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, source.graph)
+    engine("ncnn").convert(source, target := tmp_path / "model.ncnn.param", "fp32")
+    given = {
+        "x": rng.integers(0, 9, (1, 7)) if graph is QKV else rng.normal(size=(1, 1, 6)).astype(np.float32),
+        "state": rng.normal(size=(2, 1, 6)).astype(np.float32),
+    }
+    given = {spec.name: given[spec.name] for spec in source.inputs}
+    found = engine("ncnn").load(target, threads=1).run(given)
+    for output, truth in Runner(source.graph, threads=1).run(given).items():
+        np.testing.assert_allclose(found[output], truth, atol=1e-5)
 
 
 def test_recurrent_layers_come_through_onnx(tmp_path: Path) -> None:

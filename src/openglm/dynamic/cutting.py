@@ -1,7 +1,9 @@
 """Cuts a graph into the segments of a program: each computes what the ones before it have not.
 
 What crosses a cut has a row for each row of the batch, so that a gate may send rows different ways.
-Everything else (shapes, scales of quantized activations) is computed anew where it is needed.
+Everything else (shapes, scales of quantized activations) is computed anew where it is needed, and so is what
+the inputs alone say of a token: an engine of fixed sizes fills up inputs with zeros, which mean nothing in a
+mask of the model's own, and a token to attend to in one that is added to scores.
 """
 
 from __future__ import annotations
@@ -23,6 +25,16 @@ THRESHOLDS = "openglm.token_thresholds"
 """Under which a graph carries how much a token has to matter behind each such layer: a list as JSON."""
 _CARRIED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 """Types that cross a cut. Quantized activations are made again, for they need their scale with them."""
+_EACH = frozenset({
+    "Abs", "Add", "And", "Cast", "Clip", "Constant", "Div", "Equal", "Expand", "Gather", "Greater",
+    "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Reshape",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
+"""Operators whose result for a token is that token's affair, as long as no axis goes."""
+_PARTS = frozenset(("Concat", "Slice"))
+"""Operators that are so with sizes alone: of tokens they may put one in another's place."""
+_PLACES = frozenset(("GatherND", "Range", "Trilu"))
+"""Operators that go by a token's place, which is another one where tokens before it were dropped."""
 _SIZES = ((3, 7, 11, 13, 17, 19), (5, 10, 14, 16, 20, 22))
 """Two sizes for each dimension, batch first: an axis has a dimension's size where it has both."""
 
@@ -35,8 +47,9 @@ class Piece(NamedTuple):
     """What it gives, in order: first what was asked of it, then what later pieces take."""
 
 
-def cut(model: ir.Model, stages: Sequence[Mapping[str, str]]) -> list[Piece]:
+def cut(model: ir.Model, stages: Sequence[Mapping[str, str]], *, shortened: bool = False) -> list[Piece]:
     """The segments of `model`, one for each stage, to be run in order; `model` is not changed.
+    `shortened` tells that tokens may be dropped between them.
 
     A stage names the outputs of `model` that are known at its end, and what the segment calls each:
     exits after several layers may all be called "logits". A segment takes inputs of `model` and what
@@ -65,6 +78,7 @@ def cut(model: ir.Model, stages: Sequence[Mapping[str, str]]) -> list[Piece]:
         if len(stage_of) == before:
             raise InputError(f"Stage {number} of the program has nothing to compute.", "Leave it out.")
 
+    shapes.told = _told(graph, shapes, shortened)
     members = [_with_copies(number, stage_of, reads, producer, shapes) for number in range(len(stages))]
     taken: list[list[str]] = []
     for own in members:
@@ -120,11 +134,18 @@ class _Dimensions:
             for name, info in first.items()
             if name in second and len(info.shape) == len(second[name].shape)
         }
+        self.told: set[str] = set()
+        """The values that are computed anew, though they have rows."""
 
     def crosses(self, name: str) -> bool:
         """Whether a value may be handed from one segment to a later one."""
         axes = self._axes.get(name, ())
-        return bool(axes) and self._types[name] in _CARRIED and self._names.get(axes[0]) == self._batch
+        rows = bool(axes) and self._names.get(axes[0]) == self._batch
+        return rows and self._types[name] in _CARRIED and name not in self.told
+
+    def open(self, name: str) -> set[str]:
+        """The dimensions of any size that a value has."""
+        return {self._names[axis] for axis in self._axes.get(name, ()) if axis in self._names}
 
     def spec(self, name: str, called: str) -> TensorSpec:
         """A value's description; raises `InputError` where nothing is known of its shape."""
@@ -150,6 +171,23 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 yield from (name for name in _reads(inner) if name not in known)
                 known.update(inner.output)
             yield from (value.name for value in graph.output if value.name not in known)
+
+
+def _told(graph: onnx.GraphProto, shapes: _Dimensions, shortened: bool) -> set[str]:
+    """What the inputs say of each token, without weights."""
+    weights = {tensor.name for tensor in graph.initializer}
+    known = weights | {value.name for value in graph.input}
+    each = _EACH if shortened else _EACH | _PARTS | _PLACES
+    for node in graph.node:
+        axes = set().union(*map(shapes.open, node.input))
+        looks_up = node.op_type.startswith("Gather") and node.input[0] in weights
+        if known.issuperset(node.input) and (
+            (node.op_type in each and axes <= shapes.open(node.output[0]) and not looks_up)
+            or node.op_type == "Shape"
+            or (node.op_type in _PARTS and not axes)
+        ):
+            known.update(node.output)
+    return known
 
 
 def _with_copies(

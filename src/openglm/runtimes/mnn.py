@@ -63,7 +63,8 @@ class Runner:
             "backend": "CPU",
             "numThread": threads or usable_cores(),
             "precision": "high",
-            # No "memory": 2, with which products are in integers: on x86 these take longer than in floats.
+            # No "memory": 2, with which products are in integers: the wheel's kernels know AVX2 and no VNNI,
+            # and on x86 these take as long as in floats or longer, static ones of `_tools.mnnquant` too.
         }
         self._manager = nn.create_runtime_manager((settings,))
         try:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from openglm.bundle.manifest import Precision
 from openglm.device.host import usable_cores
 from openglm.errors import InputError
-from openglm.model.tensor import TensorSpec
+from openglm.model.tensor import TensorSpec, identifier
 from openglm.runtimes import batches, ncnn_files
 from openglm.runtimes.buckets import beside
 from openglm.runtimes.engine import Engine, Source, check_threads, reason
@@ -196,7 +196,8 @@ def _through_torch(source: Source, folder: Path) -> _Way:
     from openglm.model.sources import onnx_file
 
     module = of_graph(onnx_file.read(source.plain))
-    takes = prepare(module)
+    names = {identifier(spec.name): spec.name for spec in source.inputs}
+    takes = [(names[name], kind) for name, kind in prepare(module)]
     shapes = next(_shapes(source))
     kinds = {"ids": torch.int32, "numbers": torch.float32}
     example = tuple(torch.ones(shapes[name], dtype=kinds[kind]) for name, kind in takes)

@@ -127,6 +127,33 @@ def test_older_operator_sets(opset: int) -> None:
     torch.testing.assert_close(module(x), (x @ torch.from_numpy(weight)).softmax(1))
 
 
+def test_sizes_that_are_computed_in_32_bits() -> None:
+    """As TensorFlow's exporter has them: a shape is cast, and numbers of its own stand beside what it is."""
+    import onnx.parser
+
+    graph = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[batch, 3, 4] x) => (float[batch, 3, 4] y)
+        <int32[1] one = {1}, int64[1] first = {0}, int64[1] second = {1}, int64[2] all = {1, 2}>
+        {
+            sizes = Shape (x)
+            narrow = Cast <to = 6> (sizes)
+            rows = Slice (narrow, first, second)
+            joined = Concat <axis = 0> (rows, one, one)
+            wide = Cast <to = 7> (joined)
+            largest = ReduceMax <keepdims = 0> (x, all)
+            spread = Reshape (largest, wide)
+            y = Sub (x, spread)
+        }""")
+    module = of_graph(ir.from_proto(graph))
+    x = torch.randn(2, 3, 4)
+    truth = x - x.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(module(x), truth)
+    free = {"x": {0: torch.export.Dim("batch", min=1)}}
+    exported = torch.export.export(module, (x,), dynamic_shapes=free).module()
+    torch.testing.assert_close(exported(x[:1]), truth[:1])
+
+
 def test_quantized_graphs_have_no_module(conv_file: Path, tmp_path: Path) -> None:
     graph = onnx_file.read(conv_file)
     next(iter(graph.graph)).domain = "com.microsoft"

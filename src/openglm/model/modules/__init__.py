@@ -78,9 +78,14 @@ def _example(graph: ir.Model) -> dict[str, Any]:
 def _checked(graph: ir.Model) -> nn.Module:
     import torch
 
+    from openglm.errors import InputError
     from openglm.model.modules.graph_module import of_graph
     from openglm.model.sources.module import compare
 
+    if strange := next(
+        (spec.name for spec in specs(graph.graph.inputs) if not spec.name.isidentifier()), None
+    ):
+        raise InputError(f"Python takes no parameter '{strange}'.", "Export the graph's input anew.")
     module = of_graph(graph)
     example = _example(graph)
     with torch.no_grad():

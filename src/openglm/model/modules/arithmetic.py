@@ -28,6 +28,7 @@ def prepare(module: fx.GraphModule) -> list[tuple[str, Kind]]:
     whether embeddings look it up (whole numbers) or else (float32). One that is used both ways comes twice.
     """
     graph = module.graph
+    _select(graph)
     for node in graph.nodes:
         if node.op == "call_function" and node.target in _ARITHMETIC:
             node.target = _ARITHMETIC[node.target]
@@ -48,6 +49,23 @@ def prepare(module: fx.GraphModule) -> list[tuple[str, Kind]]:
             takes.append((str(place.target), "ids" if looking else "numbers"))
     module.recompile()
     return takes
+
+
+def _select(graph: fx.Graph) -> None:
+    """Have one operator where a slice takes one place of an axis, and the axis goes then."""
+    for node in graph.nodes:
+        cut = node.args[0] if node.target is shapes.squeeze else None
+        if not isinstance(cut, fx.Node) or cut.target is not shapes.sliced:
+            continue
+        given: tuple[Any, ...] = cut.args
+        x, starts, ends, axes, steps = (*given, None, None)[:5]
+        one = isinstance(starts, list) and len(starts) == 1 and starts[0] >= 0 and ends == [starts[0] + 1]
+        if one and steps in (None, [1]) and axes is not None and node.args[1:] == (axes,):
+            with graph.inserting_before(node):
+                chosen = graph.call_function(shapes.gather, (x, starts[0]), {"axis": axes[0]})
+            node.replace_all_uses_with(chosen)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
 
 
 def _looks_up(module: fx.GraphModule, user: fx.Node) -> bool:
@@ -104,6 +122,12 @@ def _cast_like(x: Held, other: torch.Tensor, saturate: int = 1) -> torch.Tensor:
     return _as(tensor(x, other), other.dtype)
 
 
+def _gather(x: Held, indices: Held, *, axis: int = 0) -> Held:
+    if not isinstance(x, torch.Tensor) or not isinstance(indices, int) or axis or x.dim() == 1:
+        return shapes.gather(x, indices, axis=axis)
+    return x.transpose(0, 1).select(1, indices)  # pnnx cuts what is in front as little as a batch
+
+
 def _prelu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return functional.prelu(x, tensor(slope, x).reshape(-1))
 
@@ -129,6 +153,7 @@ _ARITHMETIC: dict[Any, Callable[..., Any]] = {
     **{OPERATORS[name]: _on_tensors(name, function) for name, function in _LOGIC.items()},
     OPERATORS["Cast"]: _cast,
     OPERATORS["CastLike"]: _cast_like,
+    OPERATORS["Gather"]: _gather,
     OPERATORS["InstanceNormalization"]: _instance_norm,
     OPERATORS["PRelu"]: _prelu,
 }

@@ -29,10 +29,9 @@ SIZES = 16
 def of_graph(
     model: ir.Model, *, named: bool = False, functions: Mapping[str, Callable[..., Any]] | None = None
 ) -> fx.GraphModule:
-    """The graph as a module in evaluation mode; `forward` takes the graph's inputs under their names and
-    gives its outputs, a tensor or a tuple of them, or `named`, a dict, both under `identifier` of their
-    names. `functions` compute operators that
-    are not known otherwise, by their types.
+    """The graph as a module in evaluation mode; `forward` takes the graph's inputs under `identifier` of
+    their names and gives its outputs, a tensor or a tuple of them, or `named`, a dict, also by `identifier`.
+    `functions` compute operators that are not known otherwise, by their types.
 
     The weights of layers are parameters. Other constants are buffers, which no training changes. Raises
     `InputError` for an operator, or a form of one, that is not known.
@@ -62,8 +61,6 @@ class _Builder:
             name = str(value.name)
             if name in self.constants:
                 continue
-            if not name.isidentifier() and not named:
-                raise InputError(f"Python takes no parameter '{name}'.", "Export the graph's input anew.")
             self.nodes[name] = self.graph.placeholder(identifier(name))
         for node in self.source:
             if node.domain not in ("", "ai.onnx"):
@@ -159,7 +156,8 @@ def _unknown(what: str) -> InputError:
 
 def _constant(array: np.ndarray) -> Any:
     """An array, or Python's numbers where it has no axes or is a short list of whole numbers."""
-    if array.ndim == 0 or (array.ndim == 1 and array.dtype == np.int64 and array.size <= SIZES):
+    whole = array.dtype in (np.int64, np.int32)
+    if array.ndim == 0 or (array.ndim == 1 and whole and array.size <= SIZES):
         return array.tolist()
     return array
 

@@ -100,12 +100,18 @@ def pad(
     }
     turned = [size for axis in reversed(range(x.dim())) for size in around.get(axis, (0, 0))]
     if mode == "constant":
+        while len(turned) > 2 and not any(turned[-2:]):  # NCNN pads no rows, even by nothing
+            turned = turned[:-2]
         return functional.pad(x, turned, value=0.0 if value is None else float(value))
-    while len(turned) > 2 * (x.dim() - 2) and not any(turned[-2:]):
-        turned = turned[:-2]
-    return functional.pad(
-        x, turned, mode={"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode]
-    )
+    kind = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode]
+    last = 2 * (x.dim() - 2)  # what PyTorch repeats along, and engines with it
+    if not any(turned[last:]):
+        return functional.pad(x, turned[:last], mode=kind)
+    for axis, sizes in around.items():
+        if any(sizes):
+            alone = [*sizes, *[0] * (last - 2)]
+            x = functional.pad(x.transpose(axis, -1), alone, mode=kind).transpose(axis, -1)
+    return x
 
 
 def resize(

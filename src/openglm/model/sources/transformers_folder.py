@@ -20,7 +20,7 @@ from openglm.hashing import sha256_once
 from openglm.model.model import Model, Trainable
 from openglm.model.sources.kept import kept
 
-EXPORT_REVISION = 1
+EXPORT_REVISION = 2
 """Raised whenever the same folder would be exported to another graph."""
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _TASKS = {
@@ -297,7 +297,18 @@ def _picked(torch: Any, module: Any, field: str) -> Any:
     return Picked()
 
 
+def _sees_all(torch: Any, module: Any) -> bool:
+    """Whether tokens see those behind them: a mask of four axes takes the place of a decoder's own, too."""
+    tokens = torch.arange(16)[None] % min(getattr(module.config, "vocab_size", 100), 100)
+    with torch.no_grad():
+        masks = torch.ones_like(tokens), torch.zeros(1, 1, 1, 16)
+        own, additive = (module(input_ids=tokens, attention_mask=mask)[0] for mask in masks)
+    return bool(torch.allclose(own, additive, rtol=1e-4, atol=1e-5))
+
+
 def _encoder(torch: Any, module: Any, pooling: dict[str, Any] | None, field: str, task: str) -> Any:
+    simple = task != "text-generation" and _sees_all(torch, module)
+
     class Encoder(torch.nn.Module):  # type: ignore[misc]
         """Tokens in, one tensor out: pooled where the folder says so.
 
@@ -315,7 +326,7 @@ def _encoder(torch: Any, module: Any, pooling: dict[str, Any] | None, field: str
                 inputs["token_type_ids"] = token_type_ids
             if task == "text-generation":
                 inputs["use_cache"] = False
-            else:
+            if simple:
                 kept = attention_mask[:, None, None, :].to(torch.float32)
                 inputs["attention_mask"] = (1.0 - kept) * torch.finfo(torch.float32).min
             found = self.model(**inputs)[field]

@@ -118,11 +118,11 @@ class Segments:
         self, graph: ir.Model, cuts: Cuts, points: Sequence[Point], probe: Mapping[str, np.ndarray]
     ) -> None:
         self.points = tuple(points)
-        self.pieces = cut(graph, cuts.stages(points))
+        places = [place for place, point in enumerate(points) if point.kind == "tokens"]
+        self.pieces = cut(graph, cuts.stages(points), shortened=bool(places))
         self._answer = cuts.answer
         self._axis = _token_axis(graph)
         self._gates: dict[int, Tokens] = {}
-        places = [place for place, point in enumerate(points) if point.kind == "tokens"]
         if places:
             absent = self._absent(probe)
             for place in places:
