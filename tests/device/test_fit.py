@@ -63,7 +63,9 @@ def test_without_limits_it_fits_and_says_so(stack: Model) -> None:
     assert found.limit("memory").budget == 600
     assert found.limit("latency").budget is None
     assert found.limit("size").predicted == pytest.approx(4 * SIDE * SIDE * 4 / 1e6, rel=0.01)
-    assert "uncalibrated roofline" in found.predicted_by
+    assert "never measured" in found.predicted_by
+    low, high = found.latency_interval or (0, 0)
+    assert low < found.limit("latency").predicted < high
 
 
 def test_json_keys(stack: Model) -> None:
@@ -222,3 +224,45 @@ def test_tokens_of_a_language_model() -> None:
     assert rate.prefill_per_s > rate.decode_per_s > 0
     assert rate.context == 128
     assert fit(model_of(proto), A53).tokens_per_s is None
+
+
+def test_on_a_measured_npu_the_interval_is_learnt(stack: Model) -> None:
+    found = fit(stack, "snapdragon-8-elite", unit="npu", runtime="qnn")
+    low, high = found.latency_interval or (0, 0)
+    assert low < found.limit("latency").predicted < high
+    assert "Samsung Galaxy S25" in found.predicted_by
+    assert found.runtime == "qnn"
+    assert found.not_on_npu == {}
+    layers = found.to_json(layers=True)["layers"]
+    assert sum(layer["ms"] for layer in layers) == pytest.approx(
+        found.limit("latency").predicted, rel=0.2, abs=0.5
+    )
+    other = fit(stack, "dimensity-9300", unit="npu", runtime="litert")
+    assert "never measured" in other.predicted_by
+    with pytest.raises(InputError, match="no runtime"):
+        fit(stack, "snapdragon-8-elite", runtime="qn")  # type: ignore[arg-type]
+
+
+def test_unknown_shapes_widen_the_interval() -> None:
+    body = "m = MatMul(x, x)  i = NonZero(m)  y = Cast <to = 1> ({})"
+    head = '<ir_version: 10, opset_import: ["" : 20]> g (float[64, 64] x) => (float[k, l] y)'
+    known, unknown = (
+        fit(model_of(onnx.parser.parse_model(f"{head} {{ {body.format(source)} }}")), A53) for source in "mi"
+    )
+    assert unknown.unknown_shapes
+    widths = [math.log(found.latency_interval[1] / found.latency_interval[0]) for found in (known, unknown)]  # type: ignore[index]
+    assert widths[1] >= widths[0]
+
+
+def test_own_measurements_move_the_prediction(stack: Model, tmp_path: Path) -> None:
+    onnx.save(float_graph(1), tmp_path / "one.onnx")
+    onnx.save(float_graph(3), tmp_path / "three.onnx")
+    before = verdict(stack)
+    rows = ["model,latency_ms"]
+    for name in ("one", "three"):
+        ms = fit(tmp_path / f"{name}.onnx", A53).limit("latency").predicted
+        rows.append(f"{tmp_path / name}.onnx,{3 * ms}")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    after = fit(stack, A53, dims={"batch": 128}, measured=tmp_path / "m.csv")
+    assert 1 < after.limit("latency").predicted / before.limit("latency").predicted < 3
+    assert "2 measured models of yours" in after.predicted_by

@@ -48,6 +48,10 @@ def fit(
     output: Path | None = typer.Option(
         None, "--output", "-o", help="With --device all: a page with the table and a plot, .html."
     ),
+    runtime: str = typer.Option("onnxruntime", help="Engine on an NPU: onnxruntime, litert or qnn."),
+    measured: Path | None = typer.Option(
+        None, help="CSV file (model,latency_ms) of your own measurements of that unit, to calibrate by."
+    ),
     json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
 ) -> None:
     """Say whether MODEL fits a device: latency, memory, size, energy and load time, and what limits each.
@@ -81,7 +85,17 @@ def fit(
         return
     if market or output:
         raise typer.BadParameter("--market and --output are for --device all.")
-    verdict = verdicts.fit(model, device, budget, dims=dims, threads=threads, unit=unit, load=load)  # type: ignore[arg-type]
+    verdict = verdicts.fit(
+        model,
+        device,
+        budget,
+        dims=dims,
+        threads=threads,
+        unit=unit,  # type: ignore[arg-type]
+        runtime=runtime,  # type: ignore[arg-type]
+        measured=measured,
+        load=load,
+    )
     if json:
         print_json(verdict.to_json())
     else:
@@ -131,6 +145,7 @@ def _notes(verdict: Verdict) -> list[str]:
     threads = f"{verdict.threads} thread{'s' if verdict.threads != 1 else ''}"
     rate = verdict.rate
     lines = [
+        *_latency_notes(verdict),
         f"For {sizes or 'fixed shapes'}; unit {verdict.unit}, {threads}.",
         f"Back to back: {figure(rate.burst_per_s)} a second cool, {figure(rate.sustained_per_s)} sustained"
         + (f"; {verdict.inferences_per_charge:,} on a charge." if verdict.inferences_per_charge else "."),
@@ -154,6 +169,19 @@ def _notes(verdict: Verdict) -> list[str]:
     if verdict.unknown_operators:
         lines.append(f"Unknown operators, counted by their bytes: {', '.join(verdict.unknown_operators)}.")
     lines.append(verdict.predicted_by[0].upper() + verdict.predicted_by[1:] + ".")
+    return lines
+
+
+def _latency_notes(verdict: Verdict) -> list[str]:
+    """How far the latency may be off, and what will not run where it is wanted."""
+    lines = []
+    if verdict.latency_interval:
+        low, high = (figure(end) for end in verdict.latency_interval)
+        latency = figure(verdict.limit("latency").predicted)
+        lines.append(f"Latency {latency} ms, 90 % between {low} and {high}.")
+    if verdict.not_on_npu:
+        named = ", ".join(f"{count} {op_type}" for op_type, count in verdict.not_on_npu.items())
+        lines.append(f"Not on the NPU in {verdict.runtime}: {named}.")
     return lines
 
 

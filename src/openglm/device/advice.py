@@ -142,11 +142,10 @@ def int8_gain(predicted: Predicted) -> float:
         else layer
         for layer in predicted.statistics.layers
     )
-    latency = predicted.latency
-    after = predict(
-        replace(predicted.statistics, layers=layers), predicted.device, latency.unit, latency.threads
-    )
-    return latency.ms / after.ms if after is not None and after.ms > 0 else 1.0
+    latency, statistics = predicted.latency, predicted.statistics
+    before = predict(statistics, predicted.device, latency.unit, latency.threads)
+    after = predict(replace(statistics, layers=layers), predicted.device, latency.unit, latency.threads)
+    return before.ms / after.ms if before is not None and after is not None and after.ms > 0 else 1.0
 
 
 def _speedup_left(statistics: Statistics) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -16,9 +17,11 @@ from openglm.device.footprint import Footprint, footprint, initialisation_ms, re
 from openglm.device.heat import Rate, rate
 from openglm.device.language import TokenRate, token_rate
 from openglm.device.latency import LatencyPrediction, predict
-from openglm.device.profile import Device, UnitKind
+from openglm.device.phone.calibration import calibrate
+from openglm.device.phone.estimate import RUNTIMES, Runtime, outside, refine
+from openglm.device.profile import Device, Unit, UnitKind
 from openglm.device.sustain import Load, Sustained, sustain
-from openglm.errors import InputError
+from openglm.errors import InputError, nearest
 from openglm.memory.lifetime import peak_activation_bytes
 from openglm.model.analysis.statistics import Statistics, analyse
 from openglm.model.model import Model
@@ -101,6 +104,11 @@ class Verdict(BaseModel):
     """What becomes of the load that was asked about."""
     units: list[UnitLatency]
     """For information: the verdict is on `unit`."""
+    latency_interval: tuple[float, float] | None
+    """Milliseconds between which nine of ten models are; none where no measurement says."""
+    runtime: Runtime
+    not_on_npu: dict[str, int]
+    """Where the verdict is for an NPU: operators that `runtime` will not run on it, and how many."""
     predicted_by: str
     unknown_operators: list[str]
     unknown_shapes: list[str]
@@ -124,6 +132,8 @@ def fit(
     threads: int | None = None,
     unit: UnitChoice = "cpu",
     load: Load | None = None,
+    runtime: Runtime = "onnxruntime",
+    measured: str | PathLike[str] | None = None,
 ) -> Verdict:
     """Say whether `model` fits `device` within `budget`, from its graph alone and in seconds.
 
@@ -131,7 +141,10 @@ def fit(
     name or a file. `dims` sets symbolic input dimensions. The verdict is for the CPU unless `unit`
     says otherwise, because that is where a bundle's engine runs; "best" takes the fastest unit.
     With `load` it also says whether that rate can be held so long, and does not fit where it cannot.
-    Raises `InputError` for a model, device, dimension, thread count or unit that cannot be used.
+    `runtime` is the engine on an NPU. `measured` is a CSV file (model, latency_ms) of your own
+    measurements of that unit, which re-calibrate the prediction.
+    Raises `InputError` for a model, device, dimension, thread count, unit, runtime or file that cannot
+    be used.
     """
     if not isinstance(model, Model):
         from openglm.model.auto import AutoModel
@@ -140,7 +153,18 @@ def fit(
     device = profile.load(device if isinstance(device, Device) else str(device))
     statistics = analyse(model.graph, dims)
     activations = peak_activation_bytes(statistics.shapes)
-    return judge(model, device, statistics, activations, budget, threads=threads, unit=unit, load=load)
+    return judge(
+        model,
+        device,
+        statistics,
+        activations,
+        budget,
+        threads=threads,
+        unit=unit,
+        load=load,
+        runtime=runtime,
+        measured=measured,
+    )
 
 
 def judge(
@@ -153,14 +177,21 @@ def judge(
     threads: int | None = None,
     unit: UnitChoice = "cpu",
     load: Load | None = None,
+    runtime: Runtime = "onnxruntime",
+    measured: str | PathLike[str] | None = None,
 ) -> Verdict:
     """The verdict of `fit` on a graph that was analysed already, whose tensors need `activations` bytes."""
     if threads is not None and threads < 1:
         raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
+    if runtime not in RUNTIMES:
+        raise InputError(f"There is no runtime '{runtime}' to predict.", nearest(runtime, RUNTIMES))
     budget = budget or Budget()
     if budget.memory_mb is None:
         budget = budget.model_copy(update={"memory_mb": device.app_memory_mb})
-    chosen, units = _latency(statistics, device, unit, threads or DEFAULT_THREADS)
+    threads = threads or DEFAULT_THREADS
+    chosen, units = _latency(statistics, device, unit, threads, runtime)
+    if measured is not None:
+        chosen = _calibrated(chosen, Path(measured), device, threads, runtime)
     memory = footprint(statistics, activations)
     reading, starting = read_ms(statistics, device), initialisation_ms(statistics, device)
     predicted = Predicted(
@@ -195,6 +226,9 @@ def judge(
         tokens_per_s=token_rate(statistics, model.config, chosen, device) if language else None,
         sustained=sustained,
         units=units,
+        latency_interval=chosen.interval,
+        runtime=runtime,
+        not_on_npu=outside(statistics, runtime) if chosen.unit.kind == "npu" else {},
         predicted_by=_predicted_by(statistics, chosen, device),
         unknown_operators=list(statistics.unknown_operators),
         unknown_shapes=list(statistics.shapes.unknown),
@@ -203,10 +237,10 @@ def judge(
 
 
 def _latency(
-    statistics: Statistics, device: Device, choice: UnitChoice, threads: int
+    statistics: Statistics, device: Device, choice: UnitChoice, threads: int, runtime: Runtime
 ) -> tuple[LatencyPrediction, list[UnitLatency]]:
     """The prediction for the chosen unit, and the latency of every unit."""
-    found = [(unit, predict(statistics, device, unit, threads)) for unit in device.units]
+    found = [(unit, _of_unit(statistics, device, unit, threads, runtime)) for unit in device.units]
     units = [
         UnitLatency(name=unit.name, kind=unit.kind, latency_ms=latency.ms if latency else None)
         for unit, latency in found
@@ -223,6 +257,31 @@ def _latency(
     else:
         problem = f"{device.name} has no {choice}."
     raise UnitError(problem, advice)
+
+
+def _of_unit(
+    statistics: Statistics, device: Device, unit: Unit, threads: int, runtime: Runtime
+) -> LatencyPrediction | None:
+    prediction = predict(statistics, device, unit, threads)
+    return None if prediction is None else refine(prediction, statistics, device, runtime)
+
+
+def _calibrated(
+    chosen: LatencyPrediction, path: Path, device: Device, threads: int, runtime: Runtime
+) -> LatencyPrediction:
+    """The prediction after the measurements in `path`, which are taken to be of the same unit."""
+    from openglm.model.auto import AutoModel
+
+    def predicted(name: str) -> LatencyPrediction:
+        statistics = analyse(AutoModel.from_pretrained(name).graph)
+        found = _of_unit(statistics, device, chosen.unit, threads, runtime)
+        if found is None:
+            raise InputError(
+                f"{name} in {path} does not run on the {chosen.unit.name} of {device.name}.", "Leave it out."
+            )
+        return found
+
+    return calibrate(path, predicted).apply(chosen)
 
 
 def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: float) -> list[Limit]:
@@ -303,10 +362,7 @@ def _latency_bound(latency: LatencyPrediction) -> str:
 
 
 def _predicted_by(statistics: Statistics, latency: LatencyPrediction, device: Device) -> str:
-    text = (
-        f"predicted for {device.name} ({latency.unit.name}) by an uncalibrated roofline; "
-        "expect a factor of about two either way"
-    )
+    text = f"predicted for {device.name} ({latency.unit.name}) by {latency.basis}"
     gaps = len(statistics.shapes.unknown)
     if gaps:
         text += f"; a lower bound, as {gaps} tensors have no size that can be known beforehand"

@@ -2,8 +2,8 @@
 
 time = max(operations / (peak * efficiency), bytes / bandwidth) + overhead, summed over operators,
 after Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009.
-The factors below are rough and the same for every device: no measurement of the device enters, so
-expect a factor of about two either way.
+The factors below are rough and the same for every device: no measurement of the device enters.
+`phone/` says how far it is off, and knows better where measurements do.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class LatencyPrediction:
     layers: tuple[LayerLatency, ...]
     shares: dict[Bound, float]
     """Share of the time in layers bound by each."""
+    interval: tuple[float, float] | None = None
+    """Milliseconds between which nine of ten models are; none where no measurement says."""
+    basis: str = "an uncalibrated roofline; expect a factor of about two either way"
+    """What the prediction and its interval rest on."""
 
     @property
     def bound(self) -> Bound:
@@ -72,7 +76,7 @@ def predict(statistics: Statistics, device: Device, unit: Unit, threads: int) ->
     (a float graph on a processor for integers).
     """
     threads = min(threads, unit.cores) if unit.kind == "cpu" else unit.cores
-    if any(unit.peak(_computes_in(layer), threads) == 0 for layer in statistics.layers if layer.macs):
+    if any(_peak(unit, _computes_in(layer), threads) == 0 for layer in statistics.layers if layer.macs):
         return None
     layers = tuple(_layer(layer, device, unit, threads) for layer in statistics.layers)
     total = sum(layer.ms for layer in layers)
@@ -100,13 +104,19 @@ def _layer(layer: Layer, device: Device, unit: Unit, threads: int) -> LayerLaten
 
 def _rate(layer: Layer, unit: Unit, threads: int) -> float:
     """Giga-operations a second that the unit reaches on this layer's products."""
-    rate = unit.peak(_computes_in(layer), threads) * unit.efficiency
+    rate = _peak(unit, _computes_in(layer), threads) * unit.efficiency
     outputs = 1
     for size in layer.shape or ():
         outputs *= size
     if "Conv" in layer.op_type and layer.shape is not None and layer.macs < NARROW_REDUCTION * outputs:
         rate *= NARROW_SHARE
     return rate * UNPACKING_SHARE if layer.precision == "int4w" else rate
+
+
+def _peak(unit: Unit, precision: Precision, threads: int) -> float:
+    """The unit's peak; NPUs run float models in fp16."""
+    in_half = unit.peak("fp16", threads) if unit.kind == "npu" and precision == "fp32" else 0.0
+    return unit.peak(precision, threads) or in_half
 
 
 def _computes_in(layer: Layer) -> Precision:

@@ -1,0 +1,166 @@
+"""Make `coefficients.json` anew: `python -m openglm.device.phone.learn FOLDER`.
+
+Fits all measurements, sets the intervals by cross-validation over models, learns what a device that was never
+measured takes from the others, and how far the CPU's roofline is off. Takes minutes and scipy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from openglm.device import profile
+from openglm.device.latency import predict as roofline
+from openglm.device.phone import costs
+from openglm.device.phone.coefficients import FILE, MEASURED, Coefficients, Factors, Interval, rate
+from openglm.device.phone.conformal import cross_validated, folds, interval, intervals
+from openglm.device.phone.measurements import SOURCE, Measurements, read
+from openglm.device.phone.refit import Row, fit
+from openglm.device.profile import Device
+from openglm.errors import OpenGLMError
+from openglm.model.analysis.statistics import Statistics
+from openglm.writing import replacing
+
+CPU_THREADS = 4
+
+A78_GHZ, A78_GB_S = 2.7 + 3 * 2.4, 25.6
+"""The big cores of a QCS6490, one at 2.7 and three at 2.4 GHz, and LPDDR5-6400 on 32 bits."""
+
+
+def cpus() -> dict[str, Device]:
+    """Devices whose CPU ran whole int8 models in ONNX Runtime, because that runtime did not take their NPU.
+
+    The Cortex-A78 is described from the per-core figures of docs/devices.md alone.
+    """
+    base = profile.load("mid-range-a76")
+    peaks = {"fp32": 16 * A78_GHZ, "fp16": 32 * A78_GHZ, "int8": 64 * A78_GHZ}
+    cpu = base.cpu.model_copy(update={"cores": 4, "peak_gops": peaks})
+    memory = base.memory.model_copy(update={"bandwidth_gb_s": A78_GB_S})
+    a78 = base.model_copy(update={"units": (cpu,), "memory": memory})
+    measured = "snapdragon-7-gen-4"
+    return {MEASURED[measured]: profile.load(measured), "Dragonwing RB3 Gen 2 Vision Kit": a78}
+
+
+def learn(measurements: Measurements) -> Coefficients:
+    """Everything that ships."""
+    rows = measurements.npu
+    groups = measurements.groups(rows)
+    tables = fit(rows).tables()
+    errors = _log_ms(rows) - cross_validated(rows, groups)
+    unseen = [device_left_out(rows, groups, name) for name in MEASURED]
+    own = [index for indices, _ in unseen for index in indices]
+    alone = np.concatenate([predicted for _, predicted in unseen])
+    unknown = intervals([rows[i] for i in own], [groups[i] for i in own], _log_ms(rows)[own] - alone)
+    return replace(
+        tables,
+        source=SOURCE,
+        devices={name: tables.devices[name] for name in MEASURED.values()},
+        unmeasured=unmeasured(tables.devices, MEASURED),
+        intervals={"measured": intervals(rows, groups, errors), "unmeasured": unknown},
+        cpu=cpu_interval(measurements),
+    )
+
+
+def unmeasured(devices: Mapping[str, Factors], profiles: Mapping[str, str]) -> Factors:
+    """The mean of the measured devices that have a profile, each brought to 1 TOPS and 1 GB/s."""
+    made: dict[str, dict[str, float]] = {}
+    for group in costs.GROUPS:
+        for scheme in costs.SCHEMES:
+            values = []
+            for name, measured in profiles.items():
+                device = profile.load(name)
+                unit = next(unit for unit in device.units if unit.kind == "npu")
+                values.append(devices[measured][group][scheme] + np.log(rate(group, unit, device)))
+            made.setdefault(group, {})[scheme] = float(np.mean(values))
+    return made
+
+
+def device_left_out(
+    rows: Sequence[Row], groups: Sequence[str], name: str, count: int = 5
+) -> tuple[list[int], np.ndarray]:
+    """Rows of the device of a profile, and log milliseconds predicted from its profile alone.
+
+    Neither the device nor the models that are predicted took part in the fit.
+    """
+    device = profile.load(name)
+    unit = next(unit for unit in device.units if unit.kind == "npu")
+    others = {other: measured for other, measured in MEASURED.items() if other != name}
+    own = [index for index, row in enumerate(rows) if row.device == MEASURED[name]]
+    predicted = np.zeros(len(own))
+    for test in folds(groups, count):
+        tables = fit(
+            [row for row, out in zip(rows, test, strict=True) if not out and row.device != MEASURED[name]]
+        ).tables()
+        tables = replace(tables, unmeasured=unmeasured(tables.devices, others))
+        factors = tables.device_like(unit, device)
+        for place, index in enumerate(own):
+            if test[index]:
+                row = rows[index]
+                nominal = dict(zip(costs.NAMES, row.terms.tolist(), strict=True))
+                predicted[place] = tables.log_ms(nominal, factors, row.runtime, row.scheme)
+    return own, predicted
+
+
+def cpu_errors(measurements: Measurements) -> tuple[list[Row], np.ndarray]:
+    """Models run by ONNX Runtime in int8 on a CPU, and log(measured / roofline)."""
+    devices = cpus()
+    rows, errors = [], []
+    for row in measurements.cpu:
+        if row.device in devices and row.runtime == "onnx" and row.scheme == "w8a8":
+            device = devices[row.device]
+            statistics = as_int8(measurements.graphs[row.model, row.component].statistics)
+            found = roofline(statistics, device, device.cpu, CPU_THREADS)
+            if found is not None:
+                rows.append(row)
+                errors.append(np.log(row.ms / found.ms))
+    return rows, np.array(errors)
+
+
+def cpu_interval(measurements: Measurements) -> Interval:
+    """How far the roofline is off there."""
+    rows, errors = cpu_errors(measurements)
+    return interval(measurements.groups(rows), errors)
+
+
+def as_int8(statistics: Statistics) -> Statistics:
+    """The statistics of a float graph as if its products ran in int8."""
+    layers = tuple(
+        replace(
+            layer,
+            precision="int8",
+            weight_bytes=layer.weight_bytes // 4,
+            read_bytes=layer.read_bytes // 4,
+            write_bytes=layer.write_bytes // 4,
+        )
+        for layer in statistics.layers
+    )
+    return replace(statistics, layers=layers)
+
+
+def _log_ms(rows: Sequence[Row]) -> np.ndarray:
+    return np.log([row.ms for row in rows])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="the folder with measured.csv and graphs/")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / FILE)
+    given = parser.parse_args()
+    try:
+        made = learn(read(given.folder))
+    except OpenGLMError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with replacing(given.out) as part:
+        part.write_text(made.dumps(), encoding="utf-8")
+    print(f"Wrote {given.out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
