@@ -64,7 +64,8 @@ def measured(data: Measurements) -> tuple[str, bool]:
     parts.append(left_out(rows, groups, truth, verdicts))
     parts.append(on_cpu(data))
     lines = [f"- {'PASS' if ok else 'MISS'}: {what}" for ok, what in verdicts]
-    count = f"{len(rows)} measurements of {len({(r.model, r.component) for r in rows})} graphs on 14 devices"
+    graphs = len({(row.model, row.component) for row in rows})
+    count = f"{len(rows)} measurements of {graphs} graphs on the NPUs of five devices"
     parts.append(f"{count}; {len(set(groups))} groups of models, {len(set(families))} families.")
     return "\n\n".join([*parts, "\n".join(lines)]), all(ok for ok, _ in verdicts)
 

@@ -53,6 +53,8 @@ class Coefficients:
     devices: Mapping[str, Factors]
     unmeasured: Factors
     """For a device of 1 TOPS and 1 GB/s; see `rate`."""
+    slopes: Mapping[str, float]
+    """How far a faster device is faster, by resource: its factor falls by so much of the rate's log."""
     intervals: Mapping[str, Mapping[str, Mapping[str, Interval]]]
     """By "measured" or "unmeasured" device, runtime and scheme."""
     cpu: Interval
@@ -74,7 +76,10 @@ class Coefficients:
     def device_like(self, unit: Unit, device: Device) -> Factors:
         """Factors for a device that was never measured."""
         return {
-            group: {scheme: value - math.log(rate(group, unit, device)) for scheme, value in by.items()}
+            group: {
+                scheme: value - self.slopes[group] * math.log(rate(group, unit, device))
+                for scheme, value in by.items()
+            }
             for group, by in self.unmeasured.items()
         }
 
@@ -84,10 +89,8 @@ class Coefficients:
 
 
 def rate(group: str, unit: Unit, device: Device) -> float:
-    """How fast the device is at what binds a resource's terms: TOPS in int8, GB/s, or 1 where unknown."""
-    if group == "product":
-        return unit.peak("int8") / 1000
-    return device.memory.bandwidth_gb_s if group in ("memory", "spill") else 1.0
+    """How fast the device is at what binds a resource's terms: GB/s for memory, else TOPS in int8."""
+    return device.memory.bandwidth_gb_s if group == "memory" else unit.peak("int8") / 1000
 
 
 @cache

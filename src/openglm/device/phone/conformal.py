@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from openglm.device.phone.coefficients import Interval
-from openglm.device.phone.refit import Design, Row, fit
+from openglm.device.phone.refit import Design, Row, bagged
 
 FOLDS = 10
 COVERAGE = 0.9
@@ -36,7 +36,8 @@ def cross_validated(rows: Sequence[Row], groups: Sequence[str], count: int = FOL
     design = Design(rows)
     predicted = np.zeros(len(rows))
     for test in folds(groups, count):
-        fitted = fit([row for row, out in zip(rows, test, strict=True) if not out], design)
+        kept = np.flatnonzero(~test).tolist()
+        fitted = bagged([rows[index] for index in kept], [groups[index] for index in kept], design)
         predicted[test] = fitted.predict([row for row, out in zip(rows, test, strict=True) if out])
     return predicted
 

@@ -94,7 +94,7 @@ def _factors(
     known: Coefficients, device: Device, unit: Unit, runtime: str, scheme: costs.Scheme
 ) -> tuple[Factors, bool]:
     """The device's factors, and whether they are those of its own chip."""
-    name = MEASURED.get(device.name)
+    name = MEASURED.get(device.name, "")
     # A file of the user's own may change the figures under the old name.
     if name in known.devices and profile.load(device.name).units == device.units:
         return known.devices[name], True

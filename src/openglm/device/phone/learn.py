@@ -17,14 +17,17 @@ import numpy as np
 from openglm.device import profile
 from openglm.device.latency import predict as roofline
 from openglm.device.phone import costs
-from openglm.device.phone.coefficients import FILE, MEASURED, Coefficients, Factors, Interval, rate
+from openglm.device.phone.coefficients import FILE, MEASURED, Coefficients, Interval, rate
 from openglm.device.phone.conformal import cross_validated, folds, interval, intervals
-from openglm.device.phone.measurements import SOURCE, Measurements, read
-from openglm.device.phone.refit import Row, fit
-from openglm.device.profile import Device
+from openglm.device.phone.measurements import A78_BOARD, SOURCE, Measurements, read
+from openglm.device.phone.refit import Row, bagged
+from openglm.device.profile import Device, Unit
 from openglm.errors import OpenGLMError
 from openglm.model.analysis.statistics import Statistics
 from openglm.writing import replacing
+
+SLOPE, SLOPE_DEVIATION, DEVICE_ERROR = 0.75, 0.25, 0.15
+"""A chip with twice the TOPS is 2^0.75 times as fast, give or take, and a device off by 15 % from that."""
 
 CPU_THREADS = 4
 
@@ -43,41 +46,70 @@ def cpus() -> dict[str, Device]:
     memory = base.memory.model_copy(update={"bandwidth_gb_s": A78_GB_S})
     a78 = base.model_copy(update={"units": (cpu,), "memory": memory})
     measured = "snapdragon-7-gen-4"
-    return {MEASURED[measured]: profile.load(measured), "Dragonwing RB3 Gen 2 Vision Kit": a78}
+    return {MEASURED[measured]: profile.load(measured), A78_BOARD: a78}
 
 
 def learn(measurements: Measurements) -> Coefficients:
     """Everything that ships."""
     rows = measurements.npu
     groups = measurements.groups(rows)
-    tables = fit(rows).tables()
+    tables = for_unmeasured(bagged(rows, groups).tables(), MEASURED)
     errors = _log_ms(rows) - cross_validated(rows, groups)
     unseen = [device_left_out(rows, groups, name) for name in MEASURED]
     own = [index for indices, _ in unseen for index in indices]
     alone = np.concatenate([predicted for _, predicted in unseen])
     unknown = intervals([rows[i] for i in own], [groups[i] for i in own], _log_ms(rows)[own] - alone)
+    known = intervals(rows, groups, errors)
     return replace(
         tables,
         source=SOURCE,
         devices={name: tables.devices[name] for name in MEASURED.values()},
-        unmeasured=unmeasured(tables.devices, MEASURED),
-        intervals={"measured": intervals(rows, groups, errors), "unmeasured": unknown},
+        intervals={"measured": known, "unmeasured": _wider(unknown, known)},
         cpu=cpu_interval(measurements),
     )
 
 
-def unmeasured(devices: Mapping[str, Factors], profiles: Mapping[str, str]) -> Factors:
-    """The mean of the measured devices that have a profile, each brought to 1 TOPS and 1 GB/s."""
-    made: dict[str, dict[str, float]] = {}
+def _wider(
+    unknown: dict[str, dict[str, Interval]], known: dict[str, dict[str, Interval]]
+) -> dict[str, dict[str, Interval]]:
+    """Intervals that hold those of a measured device too: knowing less is never a gain."""
+    return {
+        runtime: {
+            scheme: Interval(
+                min(one.low, known[runtime][scheme].low),
+                max(one.high, known[runtime][scheme].high),
+                one.models,
+            )
+            for scheme, one in schemes.items()
+        }
+        for runtime, schemes in unknown.items()
+    }
+
+
+def for_unmeasured(tables: Coefficients, profiles: Mapping[str, str]) -> Coefficients:
+    """`tables` with what a device without measurements takes from those that have a profile.
+
+    By resource, the devices' factors are regressed on the log of their rate, the slope shrunk towards `SLOPE`
+    because the devices are few.
+    """
+    offsets: dict[str, dict[str, float]] = {}
+    slopes: dict[str, float] = {}
     for group in costs.GROUPS:
-        for scheme in costs.SCHEMES:
-            values = []
-            for name, measured in profiles.items():
-                device = profile.load(name)
-                unit = next(unit for unit in device.units if unit.kind == "npu")
-                values.append(devices[measured][group][scheme] + np.log(rate(group, unit, device)))
-            made.setdefault(group, {})[scheme] = float(np.mean(values))
-    return made
+        rates = np.log([rate(group, *_npu(name)) for name in profiles])
+        factors = np.array(
+            [[tables.devices[name][group][scheme] for scheme in costs.SCHEMES] for name in profiles.values()]
+        )
+        x, y = rates - rates.mean(), factors.mean(1) - factors.mean()
+        precision = (DEVICE_ERROR / SLOPE_DEVIATION) ** 2
+        slopes[group] = float((precision * SLOPE - x @ y) / (precision + x @ x))
+        means = (factors + slopes[group] * rates[:, None]).mean(0)
+        offsets[group] = dict(zip(costs.SCHEMES, means.tolist(), strict=True))
+    return replace(tables, unmeasured=offsets, slopes=slopes)
+
+
+def _npu(name: str) -> tuple[Unit, Device]:
+    device = profile.load(name)
+    return next(unit for unit in device.units if unit.kind == "npu"), device
 
 
 def device_left_out(
@@ -87,16 +119,14 @@ def device_left_out(
 
     Neither the device nor the models that are predicted took part in the fit.
     """
-    device = profile.load(name)
-    unit = next(unit for unit in device.units if unit.kind == "npu")
+    unit, device = _npu(name)
     others = {other: measured for other, measured in MEASURED.items() if other != name}
     own = [index for index, row in enumerate(rows) if row.device == MEASURED[name]]
     predicted = np.zeros(len(own))
     for test in folds(groups, count):
-        tables = fit(
-            [row for row, out in zip(rows, test, strict=True) if not out and row.device != MEASURED[name]]
-        ).tables()
-        tables = replace(tables, unmeasured=unmeasured(tables.devices, others))
+        kept = [index for index in np.flatnonzero(~test).tolist() if rows[index].device != MEASURED[name]]
+        fitted = bagged([rows[index] for index in kept], [groups[index] for index in kept])
+        tables = for_unmeasured(fitted.tables(), others)
         factors = tables.device_like(unit, device)
         for place, index in enumerate(own):
             if test[index]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from openglm.device.phone import costs
+from openglm.device.phone.coefficients import MEASURED
 from openglm.device.phone.refit import Row
 from openglm.device.phone.workload import Kernel, boundary_elements, kernels
 from openglm.errors import InputError
@@ -25,6 +26,12 @@ SOURCE = (
     "quic/ai-hub-models, commit 52c080d2, perf.yaml of each model; BSD-3-Clause, Copyright 2025 Qualcomm "
     "Technologies, Inc. and/or its subsidiaries"
 )
+
+A78_BOARD = "Dragonwing RB3 Gen 2 Vision Kit"
+"""A board with four Cortex-A78, of which only runs on the CPU are used."""
+
+DEVICES = (*MEASURED.values(), "Snapdragon X Elite CRD", A78_BOARD)
+"""What is used of the fourteen: the other boards and proxies teach no more about phones."""
 
 FAMILIES = (
     *("opus_mt", "whisper", "regnet", "efficientnet", "efficientvit", "hrnet", "detr_resnet", "yolov1[01]"),
@@ -93,13 +100,14 @@ def read(folder: Path) -> Measurements:
     known: dict[tuple[str, str, str, str], np.ndarray] = {}
     for record in _records(folder / "measured.csv"):
         key, scheme, runtime = (record["model"], record["component"]), record["precision"], record["runtime"]
-        if key not in graphs or scheme not in costs.SCHEMES or record["compute_unit"] == "GPU":
+        if key not in graphs or scheme not in costs.SCHEMES or record["device"] not in DEVICES:
             continue
         if (*key, scheme, runtime) not in known:
             known[*key, scheme, runtime] = graphs[key].terms(scheme, runtime)
         ms = float(record["latency_ms"])
         row = Row(*key, record["device"], runtime, scheme, ms, known[*key, scheme, runtime])
-        (npu if record["compute_unit"] == "NPU" else cpu).append(row)
+        if record["compute_unit"] != "GPU":
+            (npu if record["compute_unit"] == "NPU" and record["device"] != A78_BOARD else cpu).append(row)
     return Measurements(graphs, npu, cpu)
 
 
@@ -109,7 +117,7 @@ def _graphs(folder: Path) -> Iterator[tuple[tuple[str, str], Graph]]:
 
     for record in _records(folder / "index.csv"):
         proto = onnx.load(folder / record["file"], load_external_data=False)
-        doubtful = re.search(r"parameters|differs|not collapsed|fits the stated", record["note"]) is not None
+        doubtful = re.search(r"parameters|differs|uncollapsed|fits the stated", record["note"]) is not None
         yield (record["model"], record["component"]), Graph(analyse(ir.from_proto(proto)), doubtful)
 
 

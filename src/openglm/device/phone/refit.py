@@ -42,6 +42,9 @@ PAIR_WEIGHT, ROW_WEIGHT = 0.5, 0.1
 STAGES = ((0.5, 0.25, 100), (MODEL_SCALE, PAIR_SCALE, 200))
 """First with wide scales, so that no model is given up before the factors are in place; and iterations."""
 
+BAGS, PART = 6, 0.7
+"""Fits that are averaged, and the share of the groups of models that each sees."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -129,6 +132,7 @@ class Fitted:
                 for device in devices
             },
             unmeasured={},
+            slopes={},
             intervals={},
             cpu=None,  # type: ignore[arg-type]
         )
@@ -166,6 +170,22 @@ def fit(rows: Sequence[Row], design: Design | None = None) -> Fitted:
             options={"maxiter": iterations},
         ).x
     return Fitted(design, start[: len(design.deviations)])
+
+
+def bagged(rows: Sequence[Row], groups: Sequence[str], design: Design | None = None) -> Fitted:
+    """The mean of the parameters fitted to random parts of the groups of models.
+
+    Few architectures were measured, so that one fit leans on single models; the mean of several does less
+    (Breiman, "Bagging predictors", 1996, with parts drawn without replacement).
+    """
+    design = design or Design(rows)
+    rng = np.random.default_rng(0)
+    names = sorted(set(groups))
+    found = []
+    for _ in range(BAGS):
+        kept = set(rng.choice(names, max(1, round(PART * len(names))), replace=False))
+        found.append(fit([row for row, group in zip(rows, groups, strict=True) if group in kept], design).x)
+    return Fitted(design, np.mean(found, axis=0))
 
 
 class _Problem:
