@@ -239,6 +239,7 @@ def test_on_a_measured_npu_the_interval_is_learnt(stack: Model) -> None:
     )
     other = fit(stack, "dimensity-9300", unit="npu", runtime="litert")
     assert "never measured" in other.predicted_by
+    assert fit(stack, "desktop-gpu").latency_interval is None
     with pytest.raises(InputError, match="no runtime"):
         fit(stack, "snapdragon-8-elite", runtime="qn")  # type: ignore[arg-type]
 
@@ -266,3 +267,40 @@ def test_own_measurements_move_the_prediction(stack: Model, tmp_path: Path) -> N
     after = fit(stack, A53, dims={"batch": 128}, measured=tmp_path / "m.csv")
     assert 1 < after.limit("latency").predicted / before.limit("latency").predicted < 3
     assert "2 measured models of yours" in after.predicted_by
+
+
+def test_a_runtime_that_did_not_take_the_npu_is_told(stack: Model, tmp_path: Path) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Once(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"x": np.ones((1, SIDE), np.float32)}]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+            return self.left.pop() if self.left else None
+
+    onnx.save(float_graph(2), tmp_path / "f.onnx")
+    quantize_static(tmp_path / "f.onnx", tmp_path / "q.onnx", Once())
+    model = model_of(onnx.load(tmp_path / "q.onnx"))
+    alone = fit(model, "snapdragon-7-gen-4", unit="npu", runtime="onnxruntime")
+    assert alone.latency_interval is None
+    assert "CPU instead" in alone.predicted_by
+    taken = fit(model, "snapdragon-7-gen-4", unit="npu", runtime="qnn")
+    assert taken.latency_interval is not None
+    assert "Snapdragon 7 Gen 4 QRD" in taken.predicted_by
+
+
+def test_what_will_not_run_on_the_npu_is_named() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[1, 3, 8, 32, 32] x) => (float[1, 8, 8, 32, 32] y)
+        { y = Conv <kernel_shape = [3, 3, 3], pads = [1, 1, 1, 1, 1, 1]> (x, w) }"""
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 3, 3, 3, 3), np.float32), "w"))
+    found = {
+        runtime: fit(model_of(proto), "snapdragon-8-elite", unit="npu", runtime=runtime)
+        for runtime in ("litert", "qnn")
+    }
+    assert found["litert"].not_on_npu == {"Conv": 1}
+    assert found["qnn"].not_on_npu == {}
+    assert found["litert"].limit("latency").predicted > found["qnn"].limit("latency").predicted

@@ -11,7 +11,7 @@ from openglm.device import profile
 from openglm.device.latency import LatencyPrediction
 from openglm.device.phone import coefficients, costs
 from openglm.device.phone.coefficients import MEASURED, Coefficients, Factors
-from openglm.device.phone.fallback import falls_back
+from openglm.device.phone.fallback import WHOLE_ON_CPU, falls_back
 from openglm.device.phone.workload import boundary_elements, kernels
 from openglm.device.profile import Device, Unit
 from openglm.model.analysis.statistics import Statistics
@@ -37,7 +37,7 @@ def refine(
     known = coefficients.load()
     wider = UNKNOWN_WIDENS if statistics.shapes.unknown or statistics.unknown_operators else 1.0
     if prediction.unit.kind == "cpu":
-        if device.tier == "desktop":
+        if device.tier in ("desktop", "host"):  # no measurement is of such a CPU
             return prediction
         low, high = known.cpu.low * wider, known.cpu.high * wider
         about = (
@@ -77,6 +77,9 @@ def _on_npu(
     wider: float,
     known: Coefficients,
 ) -> LatencyPrediction:
+    if (device.name, runtime) in WHOLE_ON_CPU:
+        about = f"{prediction.basis}; when measured, ONNX Runtime ran its models on this chip's CPU instead"
+        return replace(prediction, basis=about)
     scheme = scheme_of(statistics)
     factors, same_chip = _factors(known, device, prediction.unit, runtime, scheme)
     intervals = known.intervals["measured" if same_chip else "unmeasured"]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from openglm.device.phone.workload import Kernel
 
+WHOLE_ON_CPU = frozenset((("snapdragon-7-gen-4", "onnx"),))
+"""Profiles and runtimes of which every measured model ran on the CPU, though there is an NPU."""
+
 CPU_ELEMENT_MS = 2e-5
 """An element of a Gelu on the CPU: several passes, and the conversions to float and back."""
 
