@@ -86,3 +86,26 @@ def test_an_unknown_device(
 ) -> None:
     assert run(monkeypatch, "fit", model, "-d", "cortex-a53") == 2
     assert "cortex-a53-2gb" in capsys.readouterr().err
+
+
+def test_the_interval_and_a_budget_inside_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", "--json")
+    low, high = json.loads(capsys.readouterr().out)["latency_interval"]
+    run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", "--latency-ms", (low + high) / 2)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "90 % between" in text
+    assert "the budget lies between" in text
+
+
+def test_own_measurements_that_are_no_csv(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "phone.csv"
+    bad.write_text("model,latency_ms\nx,quick\n")
+    assert run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", "--measured", bad) == 2
+    assert "Line 2" in capsys.readouterr().err
+    bad.write_text(f"model,latency_ms\n{model},12.5\n")
+    assert run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", "--measured", bad) == 0
+    assert "your own measurements (models: 1)" in " ".join(capsys.readouterr().out.split())

@@ -266,7 +266,7 @@ def test_own_measurements_move_the_prediction(stack: Model, tmp_path: Path) -> N
     (tmp_path / "m.csv").write_text("\n".join(rows))
     after = fit(stack, A53, dims={"batch": 128}, measured=tmp_path / "m.csv")
     assert 1 < after.limit("latency").predicted / before.limit("latency").predicted < 3
-    assert "2 measured models of yours" in after.predicted_by
+    assert "your own measurements (models: 2)" in after.predicted_by
 
 
 def test_a_runtime_that_did_not_take_the_npu_is_told(stack: Model, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_more_measurements_move_it_further_and_narrow_it(tmp_path: Path) -> None
     assert many.interval is not None
     assert many.interval[1] / many.interval[0] < few.interval[1] / few.interval[0]
     assert many.interval[0] < 2 < many.interval[1]
-    assert "12 measured models of yours" in many.basis
+    assert "your own measurements (models: 12)" in many.basis
 
 
 def test_measured_as_predicted_changes_nothing(tmp_path: Path) -> None:

@@ -177,8 +177,10 @@ def _latency_notes(verdict: Verdict) -> list[str]:
     lines = []
     if verdict.latency_interval:
         low, high = (figure(end) for end in verdict.latency_interval)
-        latency = figure(verdict.limit("latency").predicted)
-        lines.append(f"Latency {latency} ms, 90 % between {low} and {high}.")
+        limit = verdict.limit("latency")
+        inside = limit.budget and verdict.latency_interval[0] < limit.budget < verdict.latency_interval[1]
+        told = "; the budget lies between, so measure before you rely on it" if inside else ""
+        lines.append(f"Latency {figure(limit.predicted)} ms, 90 % between {low} and {high}{told}.")
     if verdict.not_on_npu:
         named = ", ".join(f"{count} {op_type}" for op_type, count in verdict.not_on_npu.items())
         lines.append(f"Not on the NPU in {verdict.runtime}: {named}.")

@@ -60,7 +60,7 @@ class Calibration:
             ms=ms,
             layers=tuple(replace(layer, ms=layer.ms * factor) for layer in prediction.layers),
             interval=(ms * math.exp(-NORMAL_90 * deviation), ms * math.exp(NORMAL_90 * deviation)),
-            basis=f"{prediction.basis}; re-calibrated by {self.count} measured models of yours",
+            basis=f"{prediction.basis}; re-calibrated by your own measurements (models: {self.count})",
         )
 
 
