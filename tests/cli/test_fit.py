@@ -109,3 +109,11 @@ def test_own_measurements_that_are_no_csv(
     bad.write_text(f"model,latency_ms\n{model},12.5\n")
     assert run(monkeypatch, "fit", model, "-d", "cortex-a53-2gb", "--measured", bad) == 0
     assert "your own measurements (models: 1)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_own_measurements_are_of_one_device(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "fit", model, "-d", "all", "--measured", tmp_path / "phone.csv") == 2
+    assert run(monkeypatch, "fit", model, "-d", "all", "--runtime", "qn") == 2
+    assert "no runtime" in " ".join(capsys.readouterr().err.split())

@@ -63,6 +63,7 @@ def fit(
     Examples:
       openglm fit all-minilm-l6-v2 -d cortex-a53-2gb --latency-ms 60
       openglm fit model.onnx -d snapdragon-8-gen-3 --sustain 30m --rate 10/s
+      openglm fit model.onnx -d snapdragon-8-elite --unit npu --runtime qnn
       openglm fit model.onnx -d all --latency-ms 100 --market phones.csv -o phones.html
     """
     from openglm.device import fit as verdicts
@@ -74,11 +75,22 @@ def fit(
     load = verdicts.Load.parse(sustain, rate) if sustain or rate else None
     dims = parse_dims(shape)
     if device == "all":
+        if measured:
+            raise typer.BadParameter("--measured is of one device, and not for --device all.")
         from openglm.cli import phones
         from openglm.device.market import read_market, survey
 
         shares = read_market(market) if market else None
-        found = survey(model, shares, budget, dims=dims, threads=threads, unit=unit, load=load)  # type: ignore[arg-type]
+        found = survey(
+            model,
+            shares,
+            budget,
+            dims=dims,
+            threads=threads,
+            unit=unit,  # type: ignore[arg-type]
+            load=load,
+            runtime=runtime,  # type: ignore[arg-type]
+        )
         phones.tell(found, output, json)
         if not found.running:
             raise typer.Exit(DOES_NOT_FIT)

@@ -11,6 +11,7 @@ from typing import Any
 
 from openglm.device import profile
 from openglm.device.fit import Budget, Load, UnitChoice, UnitError, Verdict, judge
+from openglm.device.phone.estimate import Runtime
 from openglm.device.profile import Device
 from openglm.errors import InputError, nearest
 from openglm.memory.lifetime import peak_activation_bytes
@@ -104,6 +105,7 @@ def survey(
     threads: int | None = None,
     unit: UnitChoice = "cpu",
     load: Load | None = None,
+    runtime: Runtime = "onnxruntime",
 ) -> Survey:
     """A verdict for each device of `market`, or of all profiles; the graph is analysed once.
 
@@ -120,7 +122,15 @@ def survey(
     def entry(device: Device, share: float) -> Entry:
         try:
             verdict = judge(
-                model, device, statistics, activations, budget, threads=threads, unit=unit, load=load
+                model,
+                device,
+                statistics,
+                activations,
+                budget,
+                threads=threads,
+                unit=unit,
+                load=load,
+                runtime=runtime,
             )
         except UnitError as error:
             return Entry(device, None, error.problem, share)
