@@ -22,7 +22,7 @@ from openglm.bundle.manifest import FILE
 from openglm.bundle.store import check_target, is_bundle, opened, writing
 from openglm.errors import InputError, OpenGLMError, OutputError, VerificationError
 
-FILES = ("model.onnx", "probes.npz", "recipe.toml", "report.html", "tokenizer.json")
+FILES = ("model.onnx", "plan.json", "probes.npz", "recipe.toml", "report.html", "tokenizer.json")
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -40,6 +41,8 @@ def check(model: ir.Model, planned: Plan, shapes: Shapes) -> None:
     for seed in range(3):
         feeds = feeds_of(shapes, seed)
         found = arena.run(feeds)
+        for name, array in arena.apart(feeds).items():
+            np.testing.assert_array_equal(found[name], array)
         for name, array in truth(model, feeds).items():
             np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5)
 
@@ -68,6 +71,17 @@ def test_a_real_encoder(bert_folder: Path) -> None:
     assert planned.optimal
     assert planned.arena_bytes < sum(place.nbytes for place in planned.placements) / 4
     check(model, planned, shapes)
+
+
+def test_operators_of_the_engine_s_own_run_too() -> None:
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
+            "g (float[2, 8] x) => (float[2, 8] y) { h = com.microsoft.Gelu(x)  y = Add(h, x) }"
+        )
+    )
+    shapes = resolve(model)
+    check(model, plan(shapes), shapes)
 
 
 def test_control_flow_runs_as_one_step() -> None:

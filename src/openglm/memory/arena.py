@@ -1,11 +1,11 @@
 """Runs a graph inside one arena by its plan, and catches a plan that is wrong.
 
 Every tensor that the plan places lies in one block of bytes, at its offset, from the step that makes it on;
-operators read views of the block and what they give is written there. Each is computed by ONNX's reference
-evaluator, so this proves plans and is no engine: it is slow, and an operator's own temporary arrays lie
-elsewhere. Three things are checked at every step: that what is read is what was written (a checksum of each
-tensor), that the guard bytes behind all living tensors are whole, and that an operator gives the shape and
-type that was planned.
+operators read views of the block and what they give is written there. Each is computed by itself, by ONNX's
+reference evaluator or, where it is an operator of ONNX Runtime's own, by that. So this proves plans and is no
+engine: it is slow, and an operator's own temporary arrays lie elsewhere. Three things are checked at every
+step: that what is read is what was written (a checksum of each tensor), that the guard bytes behind all
+living tensors are whole, and that an operator gives the shape and type that was planned.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from openglm.model.analysis.shapes import Shapes
 
 GUARD = 0xA5
 """What guard bytes hold."""
+CACHE_LINE = 64
 _WRONG = "Do not use this plan; report it with the model."
+
+
+Compute = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
 class _Step(NamedTuple):
     name: str
-    compute: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+    compute: Compute
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -67,7 +71,7 @@ class Arena:
                     "The plan holds; it cannot be proven by running it.",
                 )
         nodes = {step_name(node): node for node in shapes.graph}
-        self.steps = [_compiled(nodes[name], dict(model.opset_imports)) for name in plan.steps]
+        self.steps = [_compiled(nodes[name], dict(model.opset_imports), self.infos) for name in plan.steps]
         self.frames = 0
         self._sums: dict[str, int] = {}
         self._guarded: dict[str, Placement] = {}
@@ -110,6 +114,29 @@ class Arena:
             name: (self._read(name, "the end") if name in self.places else values[name]).copy()
             for name in self.outputs
         }
+
+    def apart(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of a frame like the last one where every tensor has memory of its own: bit for bit what
+        `run` gives, if the plan is right."""
+        values = dict(self.constants)
+        values.update((name, self._own(name, feeds[name])) for name in self.inputs)
+        for step in self.steps:
+            made = step.compute({name: values[name] for name in step.inputs})
+            values.update(
+                (name, self._own(name, array)) for name, array in zip(step.outputs, made, strict=True)
+            )
+        return {name: values[name] for name in self.outputs}
+
+    def _own(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A copy that is aligned as in the arena: the order of sums in vector code depends on it."""
+        if name not in self.places:
+            return array
+        place = self._view(name).ctypes.data % CACHE_LINE
+        block = np.empty(array.nbytes + 2 * CACHE_LINE, np.uint8)
+        start = -block.ctypes.data % CACHE_LINE + place
+        copy = block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return copy
 
     def _placement(self, name: str, ahead: int = 0) -> Placement:
         """Where a tensor lies in this frame: frames take turns where there are two places."""
@@ -169,34 +196,53 @@ def _written(info: TensorInfo) -> str:
     return f"{info.dtype.numpy()}{list(info.shape)}"
 
 
-def _compiled(node: ir.Node, opsets: dict[str, int]) -> _Step:
-    """A step that runs one node by the reference evaluator."""
-    from onnx.reference import ReferenceEvaluator
-
-    proto = ir.to_proto(node)
+def _compiled(node: ir.Node, opsets: dict[str, int], infos: Mapping[str, TensorInfo]) -> _Step:
+    """A step that runs one node: by the reference evaluator, or by ONNX Runtime where it is of another domain
+    than ONNX's."""
     inner = {
         value.name
         for body in subgraphs(node)
         for value in (
             *body.inputs,
             *body.initializers.values(),
-            *(v for n in body.all_nodes() for v in n.outputs),
+            *(made for each in body.all_nodes() for made in each.outputs),
         )
     }
     inputs = tuple(dict.fromkeys(v.name for v in reads(node) if v.name and v.name not in inner))
     outputs = tuple(value.name for value in node.outputs if value.name)
-    infos = [[onnx.helper.make_empty_tensor_value_info(name) for name in side] for side in (inputs, outputs)]
-    graph = onnx.helper.make_graph([proto], "step", *infos)
+    sides = [[_typed(name, infos.get(name)) for name in side] for side in (inputs, outputs)]
+    graph = onnx.helper.make_graph([ir.to_proto(node)], "step", *sides)
     try:
-        evaluator = ReferenceEvaluator(graph, opsets=opsets)
-    except Exception as error:  # it raises what it likes for what it does not have
+        run = _reference(graph, opsets) if node.domain in ("", "ai.onnx") else _engine(graph, opsets)
+    except Exception as error:  # both raise what they like for an operator that they do not have
         raise InputError(
-            f"The reference evaluator has no operator {node.domain or 'ai.onnx'}::{node.op_type}.",
+            f"There is nothing here that runs {node.domain or 'ai.onnx'}::{node.op_type}.",
             "The plan holds; it cannot be proven by running it.",
         ) from error
-    return _Step(
-        f"'{step_name(node)}' ({node.op_type})",
-        lambda feeds: [np.asarray(array) for array in evaluator.run(None, dict(feeds))],
-        inputs,
-        outputs,
+    return _Step(f"'{step_name(node)}' ({node.op_type})", run, inputs, outputs)
+
+
+def _typed(name: str, info: TensorInfo | None) -> onnx.ValueInfoProto:
+    if info is None:
+        return onnx.helper.make_empty_tensor_value_info(name)
+    return onnx.helper.make_tensor_value_info(name, info.dtype.value, info.shape)
+
+
+def _reference(graph: onnx.GraphProto, opsets: dict[str, int]) -> Compute:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(graph, opsets=opsets)
+    return lambda feeds: [np.asarray(array) for array in evaluator.run(None, dict(feeds))]
+
+
+def _engine(graph: onnx.GraphProto, opsets: dict[str, int]) -> Compute:
+    import onnxruntime
+
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    return lambda feeds: list(session.run(None, dict(feeds)))
