@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -59,6 +60,14 @@ def test_a_bundle_carries_its_plan(bundle: Path, command: Command) -> None:
     shown = json.loads(command("plan", bundle, "--json").out)
     assert shown["arena_bytes"] == arena.arena_bytes
     assert command("plan", bundle, "--segment", "none").code == 2
+    assert "in one static arena" in (bundle / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_zipped_bundle_runs_inside_its_arena(bundle: Path, command: Command, tmp_path: Path) -> None:
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", bundle))
+    ran = command("plan", packed, "--check", "--json")
+    assert ran.code == 0
+    assert "difference" in json.loads(ran.out)
 
 
 def test_a_tflite_file(tensorflow_files: Path, command: Command, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +42,7 @@ def plan(
     arena_kb: float | None = typer.Option(
         None, min=0, help="Most kilobytes (of 1000 bytes); the first plan that fits is taken."
     ),
-    time: str = typer.Option("10s", help="Most time for planning: 500ms is 0.5s; 10s, 2m."),
+    time: str = typer.Option("10s", help="Most time for planning: 0.5s, 10s, 2m."),
     double_buffer: bool = typer.Option(
         False,
         "--double-buffer",
@@ -82,32 +84,30 @@ def plan(
         raise InputError(f"There is no order '{order}'.", "Choose given or best.")
     room = None if arena_kb is None else int(arena_kb * 1000)
     dims, seconds = parse_dims(shape), parse_seconds(time)
-    own = model.lower().endswith(".tflite")
-    if own:
-        if order == "best" or double_buffer or check or dims:
+    differs = None
+    if model.lower().endswith(".tflite"):
+        if order == "best" or double_buffer or check or dims or segment:
             raise InputError(
                 "A .tflite file is planned as it stands, in its order and with its shapes.",
-                "Leave --order, --double-buffer, --check and --shape out.",
+                "Leave --order, --double-buffer, --check, --shape and --segment out.",
             )
-        planned = tflite_micro.plan(
-            Path(model), align=align or tflite_micro.ALIGN, arena_bytes=room, seconds=seconds
-        )
-        loaded = None
+        aligned = tflite_micro.ALIGN if align is None else align
+        planned = tflite_micro.plan(Path(model), align=aligned, arena_bytes=room, seconds=seconds)
     else:
         if tflite is not None:
             raise InputError(f"{model} is not a .tflite file.", "Give one, or leave --tflite out.")
-        loaded, dims = _model(model, segment, dims)
-        planned = plans.plan(
-            loaded,
-            dims=dims,
-            order=order,  # type: ignore[arg-type]  # looked at above
-            align=align or 64,
-            arena_bytes=room,
-            seconds=seconds,
-            in_place=in_place,
-            double_buffer=double_buffer,
-        )
-    differs = _checked(loaded, dims, planned) if check and loaded is not None else None
+        with _opened(model, segment, dims) as (loaded, dims):
+            planned = plans.plan(
+                loaded,
+                dims=dims,
+                order=order,  # type: ignore[arg-type]  # looked at above
+                align=64 if align is None else align,
+                arena_bytes=room,
+                seconds=seconds,
+                in_place=in_place,
+                double_buffer=double_buffer,
+            )
+            differs = _checked(loaded, dims, planned) if check else None
     _write(planned, Path(model), header, tflite, picture)
     if json:
         print_json(planned.model_dump(mode="json") | ({"difference": differs} if check else {}))
@@ -123,7 +123,8 @@ def plan(
             out().print(f"Written: {path} ({units.size(path.stat().st_size)})", soft_wrap=True)
 
 
-def _model(source: str, segment: str | None, dims: dict[str, int]) -> tuple[Model, dict[str, int]]:
+@contextmanager
+def _opened(source: str, segment: str | None, dims: dict[str, int]) -> Iterator[tuple[Model, dict[str, int]]]:
     """The model to plan, and sizes for its dimensions: a bundle's own where none are given."""
     from openglm.bundle.store import is_bundle, opened
     from openglm.memory import bundled
@@ -132,7 +133,8 @@ def _model(source: str, segment: str | None, dims: dict[str, int]) -> tuple[Mode
     if not is_bundle(Path(source)):
         if segment is not None:
             raise InputError(f"{source} is not a bundle, and has no segments.", "Leave --segment out.")
-        return AutoModel.from_pretrained(source), dims
+        yield AutoModel.from_pretrained(source), dims
+        return
     with opened(Path(source)) as (folder, manifest):
         found = bundled.models(folder, manifest.program)
         if segment is None and len(found) > 1:
@@ -144,8 +146,7 @@ def _model(source: str, segment: str | None, dims: dict[str, int]) -> tuple[Mode
             raise InputError(f"{source} has no graph '{name}'.", f"It has: {', '.join(found)}.")
         model = found[name]
         model.name = manifest.name if len(found) == 1 else f"{manifest.name} {name}"
-        model.graph  # noqa: B018  # read now: a zip is unpacked only for as long
-        return model, bundled.own_dims(model, manifest.shape) | dims
+        yield model, bundled.own_dims(model, manifest.shape) | dims
 
 
 def _checked(model: Model, dims: dict[str, int], planned: Plan) -> float:

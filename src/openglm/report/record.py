@@ -95,6 +95,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, Content]]:
         ("Budget", ", ".join([*limits, drop])),
         ("Host", f"{host.processor}, {units.count(host.cores, 'core')}, {host.system}, {host.engine}"),
         *([("Threads", _threads(manifest))] if manifest.threads else []),
+        *([("Activations", _arenas(manifest))] if manifest.arenas else []),
         ("Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
     ]
 
@@ -105,6 +106,15 @@ def _threads(manifest: Manifest) -> str:
         for item in manifest.threads
     ]
     return f"{', '.join(told)}; an app is best served by {manifest.best_threads}"
+
+
+def _arenas(manifest: Manifest) -> str:
+    told = []
+    for item in manifest.arenas:
+        proof = "the least possible" if item.optimal else f"at least {units.size(item.lower_bound)}"
+        name = f"{item.segment} " if len(manifest.arenas) > 1 else ""
+        told.append(f"{name}{units.size(item.arena_bytes)} ({proof})")
+    return f"{', '.join(told)} in one static arena; the offsets are in {manifest.plans}"
 
 
 def _lines(specs: tuple[Any, ...]) -> list[Content]:
