@@ -12,19 +12,13 @@ from openglm.memory import greedy
 from openglm.memory.allocation import allocate
 from openglm.memory.exact import Infeasible, Search
 from openglm.memory.problem import Span, conflicts, independent, lower_bound, overlap, top
+from planned_graphs import HOLE
 
 
 def spans(last: int, size: int, most: int) -> st.SearchStrategy[list[Span]]:
     times = st.tuples(st.integers(0, last), st.integers(0, last)).filter(lambda pair: pair[0] != pair[1])
     span = st.builds(lambda pair, size: Span(*sorted(pair), size), times, st.integers(1, size))
     return st.lists(span, min_size=1, max_size=most)
-
-
-# 10 are alive at most, and every plan needs 11. (Found by random search, proven by another solver.)
-HOLE = [
-    Span(1, 4, 3), Span(3, 4, 5), Span(4, 5, 3), Span(4, 5, 3), Span(5, 6, 4), Span(4, 6, 2), Span(6, 7, 4),
-    Span(3, 7, 2), Span(5, 7, 1), Span(5, 8, 1), Span(6, 8, 1), Span(7, 8, 4), Span(7, 8, 4),
-]  # fmt: skip
 
 
 def brute_force(spans: list[Span]) -> int:

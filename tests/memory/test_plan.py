@@ -6,11 +6,11 @@ import pytest
 
 import openglm
 from openglm.errors import InputError
-from openglm.memory.lifetime import lifetimes, peak
-from openglm.memory.plan import SECOND, Plan, plan
+from openglm.memory.lifetime import Lifetime, lifetimes, peak
+from openglm.memory.plan import SECOND, Plan, place, plan
 from openglm.memory.problem import Span, overlap
 from openglm.model.analysis.shapes import resolve
-from planned_graphs import BRANCHES, mixed, parse
+from planned_graphs import BRANCHES, HOLE, mixed, parse
 
 
 def rectangles(planned: Plan) -> tuple[list[Span], list[int]]:
@@ -47,6 +47,19 @@ def test_an_input_that_is_needed_later_is_not_written_over() -> None:
     assert owners["a"] != owners["x"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[8] x) => (float[8] y, float[8] z) { y = Relu(x)  z = Neg(y) }",
+        "g (float[8] x) => (float[8] y, float[8] z) { a = Relu(x)  y = Abs(a)  z = Neg(y) }",
+        "g (float[8] x) => (float[8] y, float[8] z) { y = Identity(x)  z = Neg(x) }",
+    ],
+)
+def test_an_output_is_not_written_over_at_the_last_step(text: str) -> None:
+    owners = {value: place.name for place in plan(resolve(parse(text))).placements for value in place.values}
+    assert owners["y"] != owners["z"]
+
+
 def test_broadcasting_is_not_in_place() -> None:
     shapes = resolve(parse("g (float[1, 8] x, float[8, 1] z) => (float[8, 8] y) { y = Add(x, z) }"))
     assert len(plan(shapes).placements) == 3
@@ -64,9 +77,9 @@ def test_doubled_inputs_and_outputs_are_there_all_the_time() -> None:
     planned = plan(resolve(mixed()), double_buffer=True)
     names = {place.name for place in planned.placements}
     assert {"x", "x" + SECOND} <= names
-    for place in planned.placements:
-        if place.name.endswith(SECOND) or place.name + SECOND in names:
-            assert (place.first, place.last) == (0, len(planned.steps) - 1)
+    for each in planned.placements:
+        if each.name.endswith(SECOND) or each.name + SECOND in names:
+            assert (each.first, each.last) == (0, len(planned.steps) - 1)
     assert overlap(*rectangles(planned)) is None
 
 
@@ -86,6 +99,14 @@ def test_less_than_the_lower_bound() -> None:
     bound = plan(resolve(mixed())).lower_bound
     with pytest.raises(InputError, match=rf"No plan needs less than {bound:,} bytes.*alive at step"):
         plan(resolve(mixed()), arena_bytes=bound - 1)
+
+
+def test_the_lower_bound_is_not_always_reached() -> None:
+    tensors = [Lifetime(str(index), start, end - 1, size) for index, (start, end, size) in enumerate(HOLE)]
+    steps = [str(step) for step in range(8)]
+    assert place("hole", tensors, steps, align=1, seconds=60).arena_bytes == 11
+    with pytest.raises(InputError, match="needs 11 bytes, and 10 are asked for; no plan needs less than 11"):
+        place("hole", tensors, steps, align=1, arena_bytes=10, seconds=60)
 
 
 def test_a_tensor_larger_than_memory_is_named() -> None:

@@ -122,13 +122,12 @@ class _Search:
                 )
             )
         given = [place[value] for value in graph.inputs if value in place]
-        self.unread = sum(
-            self.sizes[owner] for owner in given if not self.users[owner] and owner not in self.kept
-        )
-        """Bytes of inputs that nothing reads: they are gone after the first step."""
         alive = sum(self.sizes[owner] for owner in given)
+        unread = [owner for owner in given if not self.users[owner] and owner not in self.kept]
+        self.unread = sum(self.sizes[owner] for owner in unread)
+        """Bytes of inputs that no node reads: alive at the first step alone."""
         ready = tuple(index for index, step in enumerate(self.steps) if not step.before)
-        self.start = _State(0, ready, alive, alive)
+        self.start = _State(0, ready, alive - self.unread, alive)
         needs = (
             sum(self.sizes[owner] for owner in step.touched) - (step.made if step.over else 0)
             for step in self.steps
@@ -162,6 +161,7 @@ class _Search:
 
     def _children(self, state: _State, below: int) -> list[_State]:
         found = []
+        first = self.unread if not state.done and not self.constants else 0
         for index in state.ready:
             step = self.steps[index]
             done = state.done | 1 << index
@@ -169,11 +169,10 @@ class _Search:
                 owner for owner in step.touched if owner not in self.kept and not self.users[owner] & ~done
             }
             written = step.made if any(owner in ended for owner in step.over) else 0
-            needs = state.alive + step.made + step.scratch - written
+            needs = state.alive + step.made + step.scratch - written + first
             if needs >= below:
                 continue
             alive = state.alive + step.made - sum(self.sizes[owner] for owner in ended)
-            alive -= 0 if state.done else self.unread
             opened = tuple(other for other in step.after if not self.steps[other].before & ~done)
             ready = (*(other for other in state.ready if other != index), *opened)
             child = _State(done, ready, alive, max(state.peak, needs), index, state)
