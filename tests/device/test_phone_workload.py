@@ -73,6 +73,43 @@ def test_channels_are_padded_to_blocks_and_pictures_packed() -> None:
     assert narrow.padded == 64 * 64 * 32
 
 
+def test_images_are_padded_to_tiles_of_eight_rows_and_columns() -> None:
+    found = made("(float[1, 32, 9, 7] x) => (float[1, 32, 9, 7] y) { y = Conv(x, w) }", w=(32, 32, 1, 1))[0]
+    assert (found.macs, found.padded) == (32 * 32 * 9 * 7, 32 * 32 * 16 * 8)
+    assert found.read == found.written == 32 * 16 * 8
+    pooled = made("(float[1, 32, 1, 1] x) => (float[1, 32, 1, 1] y) { y = Conv(x, w) }", w=(32, 32, 1, 1))[0]
+    assert pooled.padded == pooled.macs
+
+
+def test_a_large_window_costs_what_it_reads() -> None:
+    graph = (
+        "(float[1, 32, 8, 8] x) => (float[1, 32, 8, 8] y)"
+        " {{ y = MaxPool <kernel_shape = [{0}, {0}], pads = [{1}, {1}, {1}, {1}]> (x) }}"
+    )
+    small, large = made(graph.format(3, 1))[0], made(graph.format(5, 2))[0]
+    assert (small.kind, large.kind, large.padded) == ("pool", "pool_large", 25 * 32 * 64)
+    passes = costs.terms([large], 0, "w8a8", "qnn_dlc")["pass:pool_large"]
+    assert passes == pytest.approx(costs.ELEMENT_BYTE_MS * 25 * 32 * 64)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("nearest", "resize"), ("linear", "resize_linear")])
+def test_interpolation_is_told_from_repetition(mode: str, kind: str) -> None:
+    graph = (
+        "(float[1, 32, 8, 8] x) => (float[1, 32, 16, 16] y)"
+        f' <float[4] s = {{1, 1, 2, 2}}> {{ y = Resize <mode = "{mode}"> (x, , s) }}'
+    )
+    assert [kernel.kind for kernel in made(graph)] == [kind]
+
+
+def test_every_group_of_a_grouped_convolution_starts_anew() -> None:
+    graph = "(float[1, 64, 8, 8] x) => (float[1, 64, 8, 8] y) { y = Conv <group = 4> (x, w) }"
+    found = made(graph, w=(64, 16, 1, 1))
+    assert [(kernel.kind, kernel.groups) for kernel in found] == [("grouped", 4)]
+    assert costs.terms(found, 0, "float", "qnn_dlc")["start:groups"] == pytest.approx(4 * costs.START_MS)
+    depthwise = made(graph.replace("= 4", "= 64"), w=(64, 1, 1, 1))
+    assert "start:groups" not in costs.terms(depthwise, 0, "float", "qnn_dlc")
+
+
 def test_what_depends_on_weights_alone_is_folded() -> None:
     found = made("(float[4, 8] x) => (float[4, 16] y) { t = Transpose(w)  y = MatMul(x, t) }", w=(16, 8))
     assert [kernel.kind for kernel in found] == ["vector_product"]

@@ -37,7 +37,7 @@ START_MS = 4e-4
 RECURRENT_MS = 1e-7
 """A multiply-accumulate of an LSTM, whose steps wait for each other."""
 
-SPILL_BYTES = 2e6
+SPILL_BYTES = 6e6
 """A kernel whose activations are larger goes through main memory for the rest."""
 
 ACTIVATION_BYTES = {"float": 2, "w8a8": 1, "w8a16": 2}
@@ -74,7 +74,9 @@ PASSES = {
     "shuffle": 2.0,
     "reduce": 2.0,
     "pool": 2.0,
+    "pool_large": 1.0,
     "resize": 3.0,
+    "resize_linear": 3.0,
     "other": 1.0,
 }
 """How often the vector unit passes over what such a kernel reads and writes, roughly."""
@@ -106,10 +108,12 @@ def terms(kernels: Sequence[Kernel], boundary: int, scheme: Scheme, runtime: str
             sums["pass:product"] += ELEMENT_BYTE_MS * touched
             sums["spill:product"] += spilled
             sums["start:product"] += START_MS
+            if kernel.groups > 1:
+                sums["start:groups"] += START_MS * kernel.groups
             continue
         sums["memory:weights"] += loading
         if kernel.kind == "depthwise":
-            sums["product:depthwise"] += VECTOR_PRODUCT_MS * kernel.macs * (0.5 if activation == 1 else 1)
+            sums["product:depthwise"] += VECTOR_PRODUCT_MS * kernel.padded * (0.5 if activation == 1 else 1)
             sums["pass:depthwise"] += ELEMENT_BYTE_MS * touched
             sums["start:product"] += START_MS
         elif kernel.kind == "vector_product":
@@ -118,7 +122,9 @@ def terms(kernels: Sequence[Kernel], boundary: int, scheme: Scheme, runtime: str
             sums["pass:recurrent"] += RECURRENT_MS * kernel.macs
             sums["start:vector"] += START_MS
         else:
-            sums[f"pass:{kernel.kind}"] += ELEMENT_BYTE_MS * PASSES[kernel.kind] * touched
+            # A large window is read anew for every element that it makes.
+            passed = activation * kernel.padded if kernel.kind == "pool_large" else touched
+            sums[f"pass:{kernel.kind}"] += ELEMENT_BYTE_MS * PASSES[kernel.kind] * passed
             sums["start:move" if kernel.kind in MOVES else "start:vector"] += START_MS
         if kernel.kind == "softmax":
             sums["spill:softmax"] += spilled
@@ -136,7 +142,7 @@ NAMES: tuple[str, ...] = (
     *(f"product:{kind}" for kind in (*PRODUCTS, "depthwise")),
     *(f"pass:{kind}" for kind in ("product", "depthwise", "recurrent", *PASSES)),
     *(f"spill:{kind}" for kind in ("product", "softmax", "vector")),
-    *(f"start:{kind}" for kind in ("product", "vector", "move")),
+    *(f"start:{kind}" for kind in ("product", "groups", "vector", "move")),
 )
 """Every term, in the order of the coefficients."""
 

@@ -18,8 +18,8 @@ BLOCK = 32
 PACKED = 4
 """Up to so many channels are packed by fours instead: pictures and masks."""
 
-ROWS = 8
-"""An image's rows are stored in eights."""
+TILE = 8
+"""An image is stored in tiles of so many rows and columns."""
 
 _IMAGE_OPERATORS = frozenset(
     (
@@ -73,7 +73,7 @@ class Layouts:
             return 0
         shape = info.shape
         if value in self._images and len(shape) >= 3:
-            return prod((shape[0], *shape[2:-1])) * up(shape[-1], ROWS) * _channels(shape[1])
+            return prod((shape[0], *tiled(shape[2:]))) * _channels(shape[1])
         return prod(shape[:-1]) * _channels(shape[-1])
 
     def _kept(self, node: ir.Node) -> bool:
@@ -87,6 +87,13 @@ class Layouts:
     def _makes_rank_4(self, node: ir.Node) -> bool:
         made = self._of.get(node.outputs[0]) if node.op_type == "Reshape" else None
         return made is not None and len(made.shape) == 4
+
+
+def tiled(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The height and width of an image in whole tiles; of anything else, the last size alone."""
+    if len(sizes) == 2 and min(sizes) > 1:
+        return up(sizes[0], TILE), up(sizes[1], TILE)
+    return (*sizes[:-1], up(sizes[-1], TILE))
 
 
 def _channels(count: int) -> int:

@@ -12,7 +12,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from openglm.device.phone.layout import Layouts, attribute_ints, up
+from openglm.device.phone.layout import Layouts, attribute_ints, tiled, up
 from openglm.model.analysis.contrib import attribute
 from openglm.model.analysis.inference import TensorInfo, subgraphs
 from openglm.model.analysis.operations import VIEWS, multiply_accumulates
@@ -39,7 +39,6 @@ _KINDS = {
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), "instance_norm"),
     **dict.fromkeys(("Erf", "Gelu", "FastGelu", "BiasGelu"), "gelu"),
     **dict.fromkeys(("Sigmoid", "Tanh", "Exp", "Log", "Sin", "Cos", "Softplus", "Sqrt", "Elu"), "curve"),
-    "Resize": "resize",
     "GridSample": "gather",
     **dict.fromkeys(("Gather", "GatherND", "GatherElements", "ScatterND", "TopK", "NonZero"), "gather"),
     "Transpose": "transpose",
@@ -49,6 +48,9 @@ _KINDS = {
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), "shuffle"),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrent"),
 }
+LARGE_WINDOW = 9
+"""A pooling over more elements costs by its window."""
+
 SMALL_VIEW = 4096
 """A reshape of fewer elements is not counted."""
 
@@ -63,12 +65,14 @@ class Kernel:
     macs: int
     """Multiply-accumulates by definition."""
     padded: int
-    """The same with the channels rounded up to blocks."""
+    """The same with channels, height and width in whole blocks; of a large pooling, what its windows read."""
     weights: int
     """Elements of constants that it reads."""
     read: int
     """Elements of activations that it reads, as they are stored."""
     written: int
+    groups: int = 1
+    """Of a grouped convolution that is not depthwise."""
 
 
 def kernels(shapes: Shapes) -> list[Kernel]:
@@ -163,7 +167,10 @@ class _Walk:
         if node.op_type in _ROWS:
             weights, read = 0, written
         name = node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
-        return Kernel(name, node.op_type, kind, macs, padded, weights, read, written)
+        if kind == "pool_large":
+            padded = written * prod(attribute_ints(node, "kernel_shape"))
+        groups = attribute(node, "group", 1) if kind == "grouped" else 1
+        return Kernel(name, node.op_type, kind, macs, padded, weights, read, written, groups)
 
     def _kind(
         self, node: ir.Node, inputs: list[TensorInfo | None], outputs: list[TensorInfo | None], macs: int
@@ -172,9 +179,16 @@ class _Walk:
         op_type = node.op_type
         made = outputs[0] if outputs else None
         if op_type in _CONVOLUTIONS:
-            return _convolution(node, inputs[3 if op_type == "QLinearConv" else 1], macs)
+            kind, padded = _convolution(node, inputs[3 if op_type == "QLinearConv" else 1], macs)
+            sizes = made.shape[2:] if made else ()
+            if len(sizes) == 2 and min(sizes) > 1:
+                padded = padded * prod(tiled(sizes)) // prod(sizes)
+            return kind, padded
         if op_type in _PRODUCTS:
             return self._product(node, made, macs)
+        if op_type == "Resize":
+            mode = node.attributes.get("mode")
+            return ("resize" if mode is None or mode.as_string() == "nearest" else "resize_linear"), 0
         if op_type in _KINDS:
             return _KINDS[op_type], macs
         if "Attention" in op_type:
@@ -182,7 +196,8 @@ class _Walk:
         if op_type.startswith(("Reduce", "Global", "ArgM", "CumSum")):
             return "reduce", 0
         if op_type.endswith("Pool"):
-            return "pool", 0
+            window = prod(attribute_ints(node, "kernel_shape"))
+            return ("pool_large" if window > LARGE_WINDOW else "pool"), 0
         if op_type in VIEWS:
             source = inputs[0] if inputs else None
             # Where the channels stay in place nothing moves.
