@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt zoo/open-autoglm-base/pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)  ## fit a sentence encoder to a 2 GB Cortex-A53 phone, and run it
-	$(BIN)/openglm optimize all-minilm-l6-v2 --device cortex-a53-2gb --memory-mb 100 --size-mb 25 --output demo-bundle
+	$(BIN)/openglm optimize all-minilm-l6-v2 --device cortex-a53-2gb --memory-mb 60 --size-mb 25 --output demo-bundle
 	$(BIN)/openglm run demo-bundle --text "A cat sat on the mat." --text "A kitten lay on the rug."
 
 test: $(READY)  ## all tests
