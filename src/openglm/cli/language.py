@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from openglm.cli.console import out, print_json
+from openglm.cli.fit import DOES_NOT_FIT, figure
 
 if TYPE_CHECKING:
     from openglm.device.decoder import Decoder
     from openglm.device.language_fit import LanguageFit, Question
     from openglm.device.profile import Device
-
-DOES_NOT_FIT = 3
-"""Exit code."""
 
 ALL_BITS = (4, 8, 16)
 
@@ -107,8 +105,6 @@ def _table(
     """A row for each phone or model and each number of bits."""
     from rich.table import Table
 
-    from openglm.cli.fit import figure
-
     found = _fits(models, phones, asked, bits)
     if json:
         print_json([item.model_dump(mode="json") for item in found])
@@ -151,7 +147,6 @@ def _grid(models: list[Decoder], phones: list[Device], asked: Question) -> None:
     """Phones down, sizes across; in each cell tokens written a second."""
     from rich.table import Table
 
-    from openglm.cli.fit import figure
     from openglm.device.language_fit import language_fit
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -174,7 +169,6 @@ def _one(model: Decoder, device: Device, asked: Question, found: LanguageFit, js
     """One model on one device, and what the context costs."""
     from rich.table import Table
 
-    from openglm.cli.fit import figure
     from openglm.device.language_fit import CONTEXTS, Question, language_fit
 
     rows: list[tuple[int, dict[int, LanguageFit]]] = []

@@ -156,6 +156,7 @@ def _checked(model: Model, dims: dict[str, int], planned: Plan) -> float:
 
     import numpy as np
 
+    from openglm.dynamic.session import difference
     from openglm.memory.arena import Arena, guarded
     from openglm.model.analysis.shapes import resolve
     from openglm.model.sources import onnx_file
@@ -179,10 +180,7 @@ def _checked(model: Model, dims: dict[str, int], planned: Plan) -> float:
                             f"The plan is wrong: inside the arena the output '{output}' is another.",
                             "Do not use this plan; report it with the model.",
                         )
-                for output, array in wanted.items():
-                    scale = float(np.abs(array.astype(np.float64)).max(initial=0.0)) or 1.0
-                    difference = np.abs(found[output].astype(np.float64) - array.astype(np.float64))
-                    worst = max(worst, float(difference.max(initial=0.0)) / scale)
+                worst = max(worst, *(difference(found[name], array) for name, array in wanted.items()))
     return worst
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from openglm.device.budget import Budget
-from openglm.device.footprint import ACTIVATION_SHARE, ENGINE_BYTES
+from openglm.device.footprint import ENGINE_BYTES, Footprint
 from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.profile import Device
 from openglm.model.analysis.statistics import Statistics
@@ -35,8 +35,7 @@ class Predicted:
     statistics: Statistics
     latency: LatencyPrediction
     device: Device
-    activation_bytes: float
-    memory_bytes: float
+    memory: Footprint
     energy_mj: float
     load_ms: float
 
@@ -82,9 +81,9 @@ def _weights_share(predicted: Predicted, budget: Budget) -> float | None:
     if budget.size_mb is not None and predicted.statistics.file_bytes > budget.size_mb * 1e6:
         structure = predicted.statistics.file_bytes - predicted.statistics.weight_bytes
         shares.append((budget.size_mb * 1e6 - structure) / now)
-    if budget.memory_mb is not None and predicted.memory_bytes > budget.memory_mb * 1e6:
+    if budget.memory_mb is not None and predicted.memory.peak > budget.memory_mb * 1e6:
         rest = _fixed_bytes(predicted)
-        scalable = max(predicted.memory_bytes - rest, 1)
+        scalable = max(predicted.memory.peak - rest, 1)
         shares.append((budget.memory_mb * 1e6 - rest) / scalable)
     if budget.load_ms is not None and predicted.load_ms > budget.load_ms:
         shares.append(budget.load_ms / predicted.load_ms)
@@ -93,7 +92,7 @@ def _weights_share(predicted: Predicted, budget: Budget) -> float | None:
 
 def _fixed_bytes(predicted: Predicted) -> float:
     """Memory that stays however small the weights are."""
-    return ENGINE_BYTES + ACTIVATION_SHARE * predicted.activation_bytes / MAX_ACTIVATION_SHRINK
+    return ENGINE_BYTES + predicted.memory.activations / MAX_ACTIVATION_SHRINK
 
 
 def _slowness(predicted: Predicted, budget: Budget) -> float:

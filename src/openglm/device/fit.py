@@ -152,12 +152,12 @@ def fit(
         model = AutoModel.from_pretrained(model)
     device = profile.load(device if isinstance(device, Device) else str(device))
     statistics = analyse(model.graph, dims)
-    activations = peak_activation_bytes(statistics.shapes)
+    memory = footprint(statistics, peak_activation_bytes(statistics.shapes))
     return judge(
         model,
         device,
         statistics,
-        activations,
+        memory,
         budget,
         threads=threads,
         unit=unit,
@@ -171,7 +171,7 @@ def judge(
     model: Model,
     device: Device,
     statistics: Statistics,
-    activations: int,
+    memory: Footprint,
     budget: Budget | None = None,
     *,
     threads: int | None = None,
@@ -180,7 +180,7 @@ def judge(
     runtime: Runtime = "onnxruntime",
     measured: str | PathLike[str] | None = None,
 ) -> Verdict:
-    """The verdict of `fit` on a graph that was analysed already, whose tensors need `activations` bytes."""
+    """The verdict of `fit` on a graph that was analysed already, and that needs `memory`."""
     if threads is not None and threads < 1:
         raise InputError(f"A model cannot run on {threads} threads.", "Give at least 1.")
     if runtime not in RUNTIMES:
@@ -192,18 +192,16 @@ def judge(
     chosen, units = _latency(statistics, device, unit, threads, runtime)
     if measured is not None:
         chosen = _calibrated(chosen, Path(measured), device, threads, runtime)
-    memory = footprint(statistics, activations)
     reading, starting = read_ms(statistics, device), initialisation_ms(statistics, device)
     predicted = Predicted(
         statistics=statistics,
         latency=chosen,
         device=device,
-        activation_bytes=activations,
-        memory_bytes=memory.peak,
+        memory=memory,
         energy_mj=energy_mj(chosen),
         load_ms=reading + starting,
     )
-    limits = _limits(predicted, budget, memory, reading)
+    limits = _limits(predicted, budget, reading)
     sustained = sustain(chosen, device, load) if load else None
     if sustained is not None and sustained.asked_per_s:
         limits.append(_rate_limit(sustained))
@@ -284,8 +282,8 @@ def _calibrated(
     return calibrate(path, predicted).apply(chosen)
 
 
-def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: float) -> list[Limit]:
-    statistics, latency = predicted.statistics, predicted.latency
+def _limits(predicted: Predicted, budget: Budget, reading: float) -> list[Limit]:
+    statistics, latency, memory = predicted.statistics, predicted.latency, predicted.memory
     size = statistics.file_bytes / 1e6
     bits = 8 * statistics.weight_bytes / statistics.parameters if statistics.parameters else 0
     makers = f"{active_power_w(latency):.1f} W for {latency.ms:.3g} ms"
@@ -299,7 +297,7 @@ def _limits(predicted: Predicted, budget: Budget, memory: Footprint, reading: fl
         ("latency", latency.ms, budget.latency_ms, "ms", _latency_bound(latency)),
         (
             "memory",
-            predicted.memory_bytes / 1e6,
+            memory.peak / 1e6,
             budget.memory_mb,
             "MB",
             f"{held}, activations {memory.activations / 1e6:.1f} MB, engine {memory.engine / 1e6:.0f} MB",

@@ -11,7 +11,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict
 
 from openglm.device.decoder import Decoder
-from openglm.device.fit import UnitChoice
+from openglm.device.fit import DEFAULT_THREADS, UnitChoice
 from openglm.device.footprint import ENGINE_BYTES
 from openglm.device.latency import BANDWIDTH_SHARE, CALL_MS
 from openglm.device.profile import Device, Precision, Unit
@@ -133,5 +133,5 @@ def operations_per_s(unit: Unit, bits: int) -> float:
     unpack them and compute in half precision, as w4a16 engines do. A CPU uses at most 4 cores.
     """
     precision: Precision = "int8" if unit.kind == "cpu" and bits < 16 else "fp16"
-    threads = min(4, unit.cores) if unit.kind == "cpu" else None
+    threads = min(DEFAULT_THREADS, unit.cores) if unit.kind == "cpu" else None
     return unit.peak(precision, threads) * 1e9 * unit.efficiency

@@ -11,6 +11,7 @@ from typing import Any
 
 from openglm.device import profile
 from openglm.device.fit import Budget, Load, UnitChoice, UnitError, Verdict, judge
+from openglm.device.footprint import footprint
 from openglm.device.phone.estimate import Runtime
 from openglm.device.profile import Device
 from openglm.errors import InputError, nearest
@@ -116,7 +117,7 @@ def survey(
 
         model = AutoModel.from_pretrained(model)
     statistics = analyse(model.graph, dims)
-    activations = peak_activation_bytes(statistics.shapes)
+    memory = footprint(statistics, peak_activation_bytes(statistics.shapes))
     given = market or everything()
 
     def entry(device: Device, share: float) -> Entry:
@@ -125,7 +126,7 @@ def survey(
                 model,
                 device,
                 statistics,
-                activations,
+                memory,
                 budget,
                 threads=threads,
                 unit=unit,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from openglm.memory.problem import Span, lower_bound
 from openglm.model.analysis.inference import subgraphs
 from openglm.model.analysis.operations import VIEWS
 from openglm.model.analysis.shapes import Shapes
@@ -70,15 +71,12 @@ def peak_activation_bytes(shapes: Shapes) -> int:
 
 def peak(tensors: list[Lifetime]) -> int:
     """The most bytes alive at any step."""
-    change: dict[int, int] = {}
-    for tensor in tensors:
-        change[tensor.first] = change.get(tensor.first, 0) + tensor.nbytes
-        change[tensor.last + 1] = change.get(tensor.last + 1, 0) - tensor.nbytes
-    alive = most = 0
-    for step in sorted(change):
-        alive += change[step]
-        most = max(most, alive)
-    return most
+    return lower_bound([Span(tensor.first, tensor.last + 1, tensor.nbytes) for tensor in tensors])
+
+
+def scratch_bytes(node: ir.Node, shapes: Shapes) -> int:
+    """What the worst subgraph of a node needs at its peak; 0 where it has none."""
+    return max((peak(_lifetimes(body, shapes)) for body in subgraphs(node)), default=0)
 
 
 def _lifetimes(
@@ -97,9 +95,8 @@ def _lifetimes(
         for value in (*reads(node), *node.outputs):
             if value in storage:
                 last[storage[value]] = step
-        if bodies := subgraphs(node):
-            need = max(peak(_lifetimes(body, shapes)) for body in bodies)
-            scratch.append(Lifetime(node.name or node.op_type, step, step, need))
+        if subgraphs(node):
+            scratch.append(Lifetime(node.name or node.op_type, step, step, scratch_bytes(node, shapes)))
     for value in graph.outputs:
         if value in storage:
             last[storage[value]] = end

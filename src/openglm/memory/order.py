@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from openglm.memory.lifetime import Lifetime, lifetimes, peak, reads, storages, writable
-from openglm.model.analysis.inference import subgraphs
+from openglm.memory.lifetime import constants, lifetimes, peak, reads, scratch_bytes, storages, writable
 from openglm.model.analysis.shapes import Shapes
 
 WIDTHS = (1, 8, 64, 512, 4096)
@@ -87,8 +86,9 @@ def best(shapes: Shapes, *, in_place: bool, seconds: float) -> Ordering:
 class _Search:
     def __init__(self, shapes: Shapes, nodes: Sequence[ir.Node], in_place: bool) -> None:
         graph = shapes.graph
-        self.constants = [node for node in nodes if node.op_type == "Constant"]
-        self.nodes = [node for node in nodes if node.op_type != "Constant"]
+        constant = constants(graph)
+        self.constants = [node for node in nodes if node in constant]
+        self.nodes = [node for node in nodes if node not in constant]
         storage = storages(graph)
         owners = list(dict.fromkeys(storage.values()))
         place = {owner: index for index, owner in enumerate(owners)}
@@ -109,14 +109,13 @@ class _Search:
             touched = {place[storage[value]] for value in (*reads(node), *node.outputs) if value in storage}
             for owner in touched:
                 self.users[owner] |= 1 << index
-            bodies = [Lifetime("", 0, 0, need) for need in _scratch(node, shapes)]
             over = writable(node, shapes, storage) if in_place else []
             self.steps.append(
                 _Step(
                     before=before[index],
                     after=tuple(followers[index]),
                     made=sum(shapes.nbytes(value) for value in made),
-                    scratch=peak(bodies),
+                    scratch=scratch_bytes(node, shapes),
                     over=tuple(place[storage[value]] for value in over),
                     touched=tuple(touched),
                 )
@@ -180,9 +179,3 @@ class _Search:
                 return [child]
             found.append(child)
         return found
-
-
-def _scratch(node: ir.Node, shapes: Shapes) -> list[int]:
-    """What the worst subgraph of a node needs at its peak, in a list; empty where it has none."""
-    needs = [peak(lifetimes(replace(shapes, graph=body))) for body in subgraphs(node)]
-    return [max(needs)] if needs else []

@@ -69,10 +69,6 @@ class Coefficients:
             total += nominal * math.exp(factor + device[costs.group(name)][scheme])
         return math.log(total)
 
-    def covers(self, runtime: str, scheme: Scheme) -> bool:
-        """Whether models were measured with that runtime and scheme."""
-        return scheme in self.intervals["measured"].get(runtime, {})
-
     def device_like(self, unit: Unit, device: Device) -> Factors:
         """Factors for a device that was never measured."""
         return {
