@@ -53,7 +53,7 @@ from openglm.search.trial import write_draft
 FOLDER = Path(__file__).parent.parent / "build" / "benchmarks" / "dynamic-image"
 SETTING = 4000
 """Of the test pictures, the first ones set gates; the others are reported."""
-EXITS, STEPS, BATCH = 2, 1500, 64
+EXITS, STEPS, BATCH = 3, 2000, 64
 MAX_DROP = 0.005
 """Of accuracy, what gates may cost."""
 SMALL, LARGE = 32, 64

@@ -104,7 +104,11 @@ def test_answers_from_pictures() -> None:
     x = torch.randn(5, 2, 8, 8)
     end, seen = module(x), module[0](x)
     exits.attach(module, {"0": head})
-    close(module(x), [end, seen.mean((2, 3)) @ head.answer.weight.T + head.answer.bias])
+    for depthwise, pointwise, norm, _ in zip(*[iter(head.hidden)] * 4, strict=True):
+        seen = nn.functional.conv2d(seen, depthwise.weight, stride=2, padding=1, groups=seen.shape[1])
+        seen = torch.relu(norm(nn.functional.conv2d(seen, pointwise.weight)))
+    assert seen.shape == (5, 64, 1, 1)
+    close(module(x), [end, seen[:, :, 0, 0] @ head.answer.weight.T + head.answer.bias])
 
 
 class Masked(Reader):

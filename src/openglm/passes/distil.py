@@ -72,7 +72,7 @@ class Distil(ModulePass):
         settings = Settings(
             steps=self.steps,
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate or default_rate(model.module),
+            learning_rate=self.learning_rate or default_rate(context.teacher.module),
             seed=self.seed,
         )
 

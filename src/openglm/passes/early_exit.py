@@ -52,6 +52,7 @@ class EarlyExit(ModulePass):
 
         from openglm.passes.structure.moments import tensors
         from openglm.training import exits, fading
+        from openglm.training.distillation import default_rate
         from openglm.training.losses import main_output
 
         module = deepcopy(model.module).eval()
@@ -93,6 +94,7 @@ class EarlyExit(ModulePass):
                 heads[path] = exits.ExitHead(
                     shape[1] if len(shape) == 4 else shape[-1], answer.shape[-1], tokens=len(shape) == 3
                 )
+                heads[path].pace = exits.RATE / default_rate(module)
         exits.attach(module, heads)
         return Adapted(model.with_module(module), True, (f"Exits after {', '.join(chain)}.",))
 

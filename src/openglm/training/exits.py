@@ -18,16 +18,21 @@ from openglm.training.losses import main_output
 ATTRIBUTE = "exits"
 SHARE = 0.3
 """Of what exits would teach the layers before them: with all of it the end's answers get worse."""
-PACE = 30.0
-"""How many times faster than the network heads of tokens learn."""
+RATE = 3e-3
+"""What heads learn at where the network learns at the rate that suits it, which has learnt already."""
 NARROW = 4
-"""How many times fewer numbers a head makes of tokens than the layer gives. For one input a layer takes as
-long as its weights take to be read: a head as wide as the layer would be a sixth of a layer."""
+"""How many times fewer numbers a head makes than the layer gives. For one input a layer takes as long as its
+weights take to be read: a head as wide as the layer would be a sixth of a layer of an encoder."""
+HALVINGS, CHANNELS = 3, 64
+"""A head of pictures halves height and width so often, with at least so many channels. The mean of what early
+layers see says little: two thirds through a ResNet-20 for CIFAR-10, whose end was right on 78 %, a head that
+reads the mean alone was right on 52 % after 600 steps, and this one on 73 %."""
 
 
 class ExitHead(nn.Module):
     """An answer from what a layer gives: tokens (rows, tokens, width), of which the first and the mean are
-    read, or pictures (rows, channels, height, width), which are averaged.
+    read, or pictures (rows, channels, height, width), which a few separable convolutions make smaller before
+    they are averaged.
 
     The mean is over the tokens that the layer attends to, by its additive mask (rows, 1, 1, tokens): none of
     padding, and of a token that fades as much as is left of it.
@@ -35,11 +40,14 @@ class ExitHead(nn.Module):
 
     def __init__(self, width: int, outputs: int, *, tokens: bool) -> None:
         super().__init__()
-        # The network has learnt already; one of pictures learns at a rate that is high by itself.
-        self.pace = PACE if tokens else 1.0
+        self.pace = 1.0
+        """How many times faster than the network it learns."""
         narrow = -(-width // NARROW)
-        self.hidden = nn.Linear(2 * width, narrow) if tokens else None
-        self.answer = nn.Linear(narrow if tokens else width, outputs)
+        if not tokens:
+            narrow = max(CHANNELS, narrow)
+        self.hidden = nn.Linear(2 * width, narrow) if tokens else _smaller(width, narrow)
+        self.tokens = tokens
+        self.answer = nn.Linear(narrow, outputs)
         self._seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
 
     def keep(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
@@ -53,13 +61,26 @@ class ExitHead(nn.Module):
     def forward(self) -> torch.Tensor:
         """The answer to what was kept, (rows, outputs)."""
         given, mask = self._seen.pop()
-        if self.hidden is None:
-            vector = given.mean((2, 3))
+        if not self.tokens:
+            vector = self.hidden(given).mean((2, 3))
         else:
             mean = given.mean(1) if mask is None else (mask[:, 0, :1].softmax(-1) @ given)[:, 0]
             vector = torch.tanh(self.hidden(torch.cat([given[:, 0], mean], 1)))
         found: torch.Tensor = self.answer(vector)
         return found
+
+
+def _smaller(width: int, channels: int) -> nn.Sequential:
+    """Depthwise separable convolutions, each of which halves height and width."""
+    layers: list[nn.Module] = []
+    for given in (width, *[channels] * (HALVINGS - 1)):
+        layers += [
+            nn.Conv2d(given, given, 3, 2, 1, groups=given, bias=False),
+            nn.Conv2d(given, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
 
 
 def additive_mask(value: Any) -> bool:
