@@ -4,8 +4,9 @@
 
 The program is made of open-autoglm-base (`pip install zoo/open-autoglm-base`), int8, with gates at exits
 and where tokens are dropped. Sentences go through it one at a time; gates that the program does
-not have are measured on the same answers. Last, the program with every gate closed is run in turn with
-the graph uncut: what cutting alone costs.
+not have are measured on the same answers. A decision is timed as it comes: right behind a segment, which
+has left nothing of it in the processor's cache. Last, the program with every gate closed is run in turn
+with the graph uncut: what cutting alone costs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import islice
@@ -49,7 +51,7 @@ SENTENCES = 40
 SETTING, MAX_DROP = 1000, 0.1
 """On so many sentences gates are set, to change at most this share of the answers."""
 CALLS = 20
-"""Decisions that are timed together: one is too short for the clock."""
+"""Decisions a round."""
 ANSWER = "logits"
 
 
@@ -86,12 +88,18 @@ def measured(folder: Path, rounds: int) -> str:
         onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
     onnx_file.write(plain(graph), folder / "whole.onnx")
     states = _states(draft.program, folder, inputs)
-    calls = _calls(draft.program, folder, states) | _others(states)
-    times = measure.interleaved(calls, rounds=rounds)
+    segments = _segments(draft.program, folder, states)
+    calls = {name: measure.running(runner, given) for name, (runner, given) in segments.items()}
+    taken = {
+        name: found * 1e3 / len(inputs) for name, found in measure.interleaved(calls, rounds=rounds).items()
+    }
+    runner, given = segments[draft.program.first]
+    taken |= _decided(_gates(draft.program, states), measure.running(runner, given[:1]), rounds)
     rows = []
-    for name, taken in times.items():
-        each = measure.summary(taken * 1e3 / (CALLS if name.startswith("gate") else len(inputs)))
-        rows.append([name, f"{each.median_ms:.0f}", f"{each.p10_ms:.0f}-{each.p90_ms:.0f}"])
+    for name in (*draft.program.order, *(name for name in taken if name not in draft.program.order)):
+        each = measure.summary(taken[name])
+        spread = f"{each.p10_ms:.0f}-{each.p90_ms:.0f}"
+        rows.append([_called(draft.program, name), f"{each.median_ms:.0f}", spread])
     return (
         tables.markdown(["what", "µs", "p10-p90"], rows, 1)
         + "\n\n"
@@ -112,28 +120,23 @@ def _states(program: Program, folder: Path, inputs: list[State]) -> dict[str, li
     return found
 
 
-def _calls(program: Program, folder: Path, states: dict[str, list[State]]) -> dict[str, Callable[[], Any]]:
-    calls: dict[str, Callable[[], Any]] = {}
-    gates = {gate.name: parse(gate) for gate in program.gates}
-    for name in program.order:
-        if name in gates:
-            calls[f"gate: {gates[name].kind}, after {_before(program, name)}"] = _decisions(
-                gates[name], states[name][0]
-            )
-            continue
-        segment = next(item for item in program.segments if item.name == name)
+def _segments(
+    program: Program, folder: Path, states: dict[str, list[State]]
+) -> dict[str, tuple[Runner, list[State]]]:
+    """Each segment, and what it takes of all sentences."""
+    found = {}
+    for segment in program.segments:
         runner = Runner(folder / segment.models[NAME], threads=1)
-        given = [{key: state[key] for key in runner.inputs} for state in states[name]]
-        calls[name] = measure.running(runner, given)
-    return calls
+        found[segment.name] = (
+            runner,
+            [{key: state[key] for key in runner.inputs} for state in states[segment.name]],
+        )
+    return found
 
 
-def _before(program: Program, gate: str) -> str:
-    return next(segment.name for segment in program.segments if segment.next == gate)
-
-
-def _others(states: dict[str, list[State]]) -> dict[str, Callable[[], Any]]:
-    """Gates of the other kinds, on an answer of the same program."""
+def _gates(program: Program, states: dict[str, list[State]]) -> dict[str, tuple[GateConfig, State]]:
+    """The program's gates by name, and one of each kind for an answer or inputs, with what they see."""
+    own = {gate.name: (parse(gate), states[gate.name][0]) for gate in program.gates}
     state = next(given[0] for given in states.values() if ANSWER in given[0])
     every: tuple[GateConfig, ...] = (
         Confidence(threshold=0.9),
@@ -144,15 +147,34 @@ def _others(states: dict[str, list[State]]) -> dict[str, Callable[[], Any]]:
         Length(buckets=(16, 32, 64), cut=("input_ids", "attention_mask")),
         Size(input="input_ids", axes=(1,), limit=32),
     )
-    return {f"gate: {gate.kind}": _decisions(gate, state) for gate in every}
+    return own | {f"gate: {gate.kind}": (gate, state) for gate in every}
 
 
-def _decisions(gate: GateConfig, state: State) -> Callable[[], None]:
-    def decide() -> None:
-        for _ in range(CALLS):
-            gate.split(dict(state))
+def _decided(
+    gates: dict[str, tuple[GateConfig, State]], segment: Callable[[], None], rounds: int
+) -> dict[str, np.ndarray]:
+    """Microseconds of a decision, the median of each round, (rounds,); a segment runs before each."""
+    found: dict[str, list[float]] = {name: [] for name in gates}
+    for _ in range(rounds):
+        for name, (gate, state) in gates.items():
+            spent = []
+            for _ in range(CALLS):
+                given = dict(state)
+                segment()
+                begin = time.perf_counter()
+                gate.split(given)
+                spent.append(time.perf_counter() - begin)
+            found[name].append(float(np.median(spent)) * 1e6)
+    return {name: np.array(taken) for name, taken in found.items()}
 
-    return decide
+
+def _called(program: Program, name: str) -> str:
+    """A node as the table calls it."""
+    gate = next((gate for gate in program.gates if gate.name == name), None)
+    if gate is None:
+        return name
+    before = next(segment.name for segment in program.segments if segment.next == name)
+    return f"gate: {gate.kind}, after {before}"
 
 
 def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> str:

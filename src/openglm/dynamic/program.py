@@ -91,13 +91,15 @@ class ProgramRunner:
         while name is not None:
             if (gate := self._gates.get(name)) is None:
                 loaded = self._loaded[name]
-                state = state | loaded.run({key: state[key] for key in loaded.inputs})
+                state.update(loaded.run({key: state[key] for key in loaded.inputs}))
                 (name,) = self._after[name]
             else:
                 (passed,) = gate.split(state)
                 state = passed.state
                 name = self._after[name][passed.route]
-        return self._gathered([_Group(np.arange(1), state)], 1)
+        if missing := next((output for output in self._outputs if output not in state), None):
+            raise _without(missing)
+        return {output: state[output] for output in self._outputs}
 
     def traced(self, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Trace]:
         """The outputs, and how far each row went.
@@ -162,7 +164,7 @@ class ProgramRunner:
         for name in self._outputs:
             parts = [(rows, state[name]) for rows, state in groups if name in state]
             if sum(len(rows) for rows, _ in parts) != count:
-                raise InputError(f"The program ends without its output '{name}'.", "Make the bundle again.")
+                raise _without(name)
             dims = {part.ndim for _, part in parts}
             if len(dims) != 1:
                 raise InputError(
@@ -215,11 +217,8 @@ def open_program(
     engine does not take one, or is not known, `MissingExtraError` where it is not installed."""
     files, loader = files_of(program, runtime, folder), engine(runtime)
     loader = loader if arena else loader.lean()
-
-    def load(segment: Segment) -> Runs:
-        return loader.load(files[segment.name], threads=threads)
-
-    return ProgramRunner(program, outputs, load)
+    loaded = dict(zip(files, loader.load_each(list(files.values()), threads=threads), strict=True))
+    return ProgramRunner(program, outputs, lambda segment: loaded[segment.name])
 
 
 def open_file(path: Path, *, threads: int | None = None, runtime: str = NAME) -> Runs | ProgramRunner:
@@ -258,6 +257,10 @@ def _merged(groups: Sequence[_Group]) -> list[_Group]:
         state = {name: np.concatenate([part.state[name] for part in parts])[order] for name in parts[0].state}
         merged.append(_Group(rows[order], state))
     return merged
+
+
+def _without(output: str) -> InputError:
+    return InputError(f"The program ends without its output '{output}'.", "Make the bundle again.")
 
 
 def _unsure(name: str, gate: GateConfig, rows: np.ndarray, state: State) -> list[str]:

@@ -145,6 +145,11 @@ class Engine(ABC):
         """A converted file, ready to run with as many threads, all of the machine's where None; raises
         `InputError` for a file the engine does not take."""
 
+    def load_each(self, paths: Sequence[Path], *, threads: int | None = None) -> list[Runs]:
+        """Files that run one after another, never two at once, loaded as by `load`: what can be one to them
+        all, they share."""
+        return [self.load(path, threads=threads) for path in paths]
+
     def files(self, target: Path) -> Sequence[Path]:
         """The files that `convert` wrote."""
         return (target,)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ import numpy as np
 
 from openglm.bundle.manifest import Precision
 from openglm.errors import InputError
-from openglm.runtimes.engine import Engine, Source, check_threads
+from openglm.runtimes.engine import Engine, Runs, Source, check_threads
 
 NAME = "onnxruntime"
 CPU = "CPU"
@@ -60,6 +61,13 @@ class OnnxRuntime(Engine):
     def load(self, path: Path, *, threads: int | None = None) -> Runner:
         return Runner(path, threads=threads, arena=self.arena, processor=self.processor or CPU)
 
+    def load_each(self, paths: Sequence[Path], *, threads: int | None = None) -> list[Runs]:
+        if not self.arena or len(paths) == 1:
+            return super().load_each(paths, threads=threads)
+        processor = self.processor or CPU
+        with _one_arena():
+            return [Runner(path, threads=threads, shared=True, processor=processor) for path in paths]
+
     def placed(self, path: Path) -> Mapping[str, Sequence[str]]:
         return Runner(path, threads=1, processor=self.processor or CPU).placed()
 
@@ -68,12 +76,19 @@ class Runner:
     """A model file loaded in ONNX Runtime.
 
     `threads` are the threads within an operator, all of the machine's where None; `arena` keeps
-    memory between runs. What `processor` does not know, the CPU runs. Raises `InputError` for a file the
-    engine does not take, and where the processor cannot be used.
+    memory between runs, one that is `shared` for all that are loaded within `_one_arena`. What `processor`
+    does not know, the CPU runs. Raises `InputError` for a file the engine does not take, and where the
+    processor cannot be used.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, arena: bool = True, processor: str = CPU
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        arena: bool = True,
+        shared: bool = False,
+        processor: str = CPU,
     ) -> None:
         import onnxruntime
 
@@ -84,6 +99,8 @@ class Runner:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = arena
+        if shared:
+            options.add_session_config_entry("session.use_env_allocators", "1")
         # A pattern is a second block for all activations, beside the first run's chunks, and saves no time.
         options.enable_mem_pattern = False
         # Threads that went on spinning between runs would slow whatever is measured or run beside.
@@ -109,7 +126,7 @@ class Runner:
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name for inputs by name; raises `InputError` for inputs it cannot run on."""
         try:
-            found: list[Any] = self._session.run(None, dict(arrays))
+            found: list[Any] = self._session.run(self.outputs, dict(arrays))
         except Exception as error:
             raise InputError(
                 f"The model cannot run on these inputs: {_reason(error)}.",
@@ -127,6 +144,25 @@ class Runner:
             operators = found.setdefault(part.ep_name.removesuffix(_PROVIDER), set())
             operators |= {node.op_type for node in part.get_nodes()}
         return {name: sorted(operators) for name, operators in found.items()}
+
+
+@contextmanager
+def _one_arena() -> Iterator[None]:
+    """What is loaded meanwhile as `shared` has one arena, which goes with the last of it.
+
+    The segments of a program never run at once. With an arena each, they would hold memory for each, and
+    write where nothing is in the processor's cache any more.
+    """
+    import onnxruntime
+
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(place, None)
+    try:
+        yield
+    finally:  # an empty one in its place, or the process would keep this one for good
+        onnxruntime.create_and_register_allocator(place, None)
 
 
 @cache

@@ -20,7 +20,7 @@ class Confidence(AnswerGate):
     @staticmethod
     def score(logits: np.ndarray) -> np.ndarray:
         """The largest probability, (rows,)."""
-        found: np.ndarray = probabilities(logits).max(axis=1)
+        found: np.ndarray = np.maximum.reduce(probabilities(logits), axis=1)
         return found
 
     def decide(self, state: State) -> np.ndarray:

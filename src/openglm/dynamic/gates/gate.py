@@ -123,10 +123,11 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     values = np.asarray(logits, np.float64).reshape(len(logits), -1)
     if values.shape[1] == 1:
         values = np.concatenate([np.zeros_like(values), values], axis=1)
-    if not np.isfinite(values).all():
+    # Between segments nothing of numpy is in the cache: by the arrays' methods this takes twice as long.
+    if not np.logical_and.reduce(np.isfinite(values), axis=None):
         values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, np.nan)
-    shifted = np.exp(values - values.max(axis=1, keepdims=True))
-    found: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    shifted = np.exp(values - np.maximum.reduce(values, axis=1, keepdims=True))
+    found: np.ndarray = shifted / np.add.reduce(shifted, axis=1, keepdims=True)
     return found
 
 
