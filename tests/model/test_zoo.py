@@ -43,6 +43,27 @@ def test_not_installed_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert absent.install in caught.value.advice
 
 
+def test_a_package_of_the_checkout_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "open-autoglm-base"
+    absent = dataclasses.replace(zoo.ZOO[name], package="no_such_package_of_weights")
+    monkeypatch.setitem(zoo.ZOO, name, absent)
+    with pytest.raises(InputError) as caught:
+        AutoModel.from_pretrained(name)
+    assert (
+        caught.value.problem
+        == "The weights are not installed: there is no package no_such_package_of_weights."
+    )
+    command = "pip install --no-deps zoo/open-autoglm-base"
+    assert caught.value.advice == f"Install them in a checkout of Open-AutoGLM: {command}."
+    assert (Path(__file__).parents[2] / command.split()[-1] / "pyproject.toml").is_file()
+
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    monkeypatch.setattr(zoo.Entry, "folder", lambda _: tmp_path)
+    with pytest.raises(InputError) as caught:
+        AutoModel.from_pretrained(name)
+    assert caught.value.advice.endswith(f"in a checkout of Open-AutoGLM: {command} --force-reinstall.")
+
+
 def test_hash_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")

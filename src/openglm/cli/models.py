@@ -57,9 +57,9 @@ def models(json: bool = typer.Option(False, "--json", help="Print the list as JS
             entry["name"], entry["title"], entry["task"], f"{entry['parameters'] / 1e6:.1f} M", here
         )
     out().print(table)
-    for entry in entries:
-        if not entry["available"]:
-            out().print(f"To have {entry['name']}: {entry['install']}", style="dim", soft_wrap=True)
+    for name, known in sorted(ZOO.items()):
+        if not known.available():
+            out().print(f"To have {name}{known.where}: {known.install}", style="dim", soft_wrap=True)
 
 
 def inspect(

