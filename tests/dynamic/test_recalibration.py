@@ -120,6 +120,16 @@ def test_a_gate_that_wakes(x: np.ndarray, shifted: np.ndarray) -> None:
         again(exits("wake"), samples(x, labels=False))
 
 
+def test_exits_behind_a_gate_that_wakes(shifted: np.ndarray) -> None:
+    gates = tuple(
+        Gate(name=name, kind=kind, settings=KINDS[kind], routes=(None, onward))
+        for name, kind, onward in (("gate", "wake", "second"), ("later", "confidence", "last"))
+    )
+    segments = (segment("first", 0.2, "gate"), segment("second", 0.4, "later"), segment("last", 0.4, None))
+    with pytest.raises(InputError, match="wakes a model that has exits of its own"):
+        again(Program(segments=segments, gates=gates), samples(shifted))
+
+
 def test_patience_of_two_exits(x: np.ndarray) -> None:
     gates = tuple(
         Gate(name=name, kind="patience", settings={"patience": 2}, routes=(None, onward))

@@ -147,11 +147,22 @@ def test_samples_of_one_size_show_no_limit(pictures: tuple[Path, ir.Model], rng:
         Branch(small=str(path)).apply(large, Context(labelled=lambda: iter(rows)))
 
 
+@pytest.mark.parametrize(
+    ("limits", "small", "other"),
+    [
+        ([8], ("branch", "small"), ("branch", "large")),
+        ([4, 8], ("branch", "large_branch", "large_small"), ("branch", "large_branch", "large_large")),
+    ],
+    ids=["one", "one within another"],
+)
 def test_a_small_picture_stays_small(
     pictures: tuple[Path, ir.Model],
     rng: np.random.Generator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    limits: list[int],
+    small: tuple[str, ...],
+    other: tuple[str, ...],
 ) -> None:
     """The processor makes all pictures one size, but for those that the small model answers."""
     path, large = pictures
@@ -164,7 +175,7 @@ def test_a_small_picture_stays_small(
     images = [rng.integers(0, 256, (side, side - 1, 3), np.uint8) for side in (7, 8, 9, 30)]
     result = openglm.optimize(
         folder / "large.onnx", "cortex-a53-2gb", data=[{"image": image} for image in images],
-        recipe=[Branch(small=str(path), limit=8)], max_drop=1.0, threads=1,
+        recipe=[Branch(small=str(path), limit=limit) for limit in limits], max_drop=1.0, threads=1,
         evaluation_samples=2, calibration_samples=2,
     )  # fmt: skip
     (tried,) = [trial for trial in result.trials if trial.recipe]
@@ -172,6 +183,6 @@ def test_a_small_picture_stays_small(
     with openglm.load(Solution(result, tried).save(tmp_path / "bundle"), threads=1) as session:
         for image in images:
             _, trace = session.trace(image=image)
-            assert trace.rows[0].nodes == ("branch", "small" if max(image.shape) <= 8 else "large")
+            assert trace.rows[0].nodes == (small if max(image.shape) <= 8 else other)
         with pytest.raises(InputError, match="one after another"):
             session.run(image=[images[0], images[3]])

@@ -199,6 +199,6 @@ def test_errors_say_what_to_do(build: Build, make: Callable[..., ir.Model], inpu
 def test_it_comes_last_in_a_recipe() -> None:
     steps = [{"pass": "fuse"}, {"pass": "program"}]
     modules, graphs, made = split(recipe(steps))
-    assert (len(modules), len(graphs), made) == (0, 1, ProgramOfExits())
+    assert (len(modules), len(graphs), made) == (0, 1, (ProgramOfExits(),))
     with pytest.raises(InputError, match="fuse after program"):
         recipe(list(reversed(steps)))

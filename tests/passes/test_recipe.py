@@ -45,7 +45,7 @@ def test_written_and_read(
 def test_split_and_code() -> None:
     steps = (MagnitudePruning(sparsity=0.5), Fuse(), DynamicInt8())
     modules, graphs, program = recipe.split(steps)
-    assert program is None
+    assert program == ()
     assert all(isinstance(step, ModulePass) for step in modules)
     assert all(isinstance(step, GraphPass) for step in graphs)
     assert modules + graphs == steps

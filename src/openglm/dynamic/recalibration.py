@@ -65,7 +65,7 @@ def recalibrate(
     What its gates cost in the mean is at most `max_drop`, with `certainty`; half each where tokens go
     and inputs leave. A gate that wakes misses at most `false_rejects` of the samples it is for. Where
     nothing can be shown to cost so little, the whole model answers. Raises `InputError` for a program
-    that has no thresholds.
+    that has no thresholds, or whose inputs go by something else, too.
     """
     steps = _straight(program)
     loaded = {step.segment.name: load(step.segment) for step in steps}
@@ -95,6 +95,11 @@ def recalibrate(
         places = list(leave)
         first = leave[places[0]]
         if isinstance(first, Wake):
+            if len(leave) > 1:
+                raise InputError(
+                    "The bundle's program wakes a model that has exits of its own.",
+                    "Make the bundle again where its gates are to change.",
+                )
             wanted = wanted_rows(samples, first.classes)
             wake = first.set_by(answers[0], wanted, false_rejects)
             _set(made, steps[places[0]], wake)

@@ -28,6 +28,7 @@ class AdaptiveLength(ProgramPass):
 
     scheme: ClassVar[str] = "adaptive_length"
     together: ClassVar[bool] = True
+    leaves_whole: ClassVar[bool] = True
 
     buckets: tuple[int, ...] = Field(default=(8, 16, 32, 64, 128, 256), min_length=1)
     """The longest text of each, in tokens, ascending; what is longer runs at its own length too."""
@@ -61,4 +62,4 @@ class AdaptiveLength(ProgramPass):
             ),
             start="length",
         )
-        return Draft(program, {MODEL: graph})
+        return Draft(program, {MODEL: graph}, whole=MODEL)

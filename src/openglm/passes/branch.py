@@ -46,6 +46,10 @@ class Branch(Beside):
     def code(self) -> str:
         return f"{self.scheme}_{self.limit}" if self.limit is not None else self.scheme
 
+    @property
+    def sets_gates(self) -> bool:
+        return self.limit is None
+
     def apply(self, graph: ir.Model, context: Context) -> Draft:
         measured = _measured(graph)
         pair = self.pair(graph)

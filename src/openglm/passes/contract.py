@@ -1,7 +1,7 @@
 """What a pass is: a config, and a function of a model that returns a new one.
 
 Some work on the PyTorch module (`ModulePass`: pruning, factorising, training), others on the exported
-graph (`GraphPass`: fusing, quantizing), and one, if any, makes a program of the graph (`ProgramPass`);
+graph (`GraphPass`: fusing, quantizing), and the last make a program of the graph (`ProgramPass`);
 in a recipe they come in this order.
 
 A technique is one file here that defines one `PassConfig`; nothing else names it. Passes of other
@@ -79,6 +79,8 @@ class Draft:
     notes: tuple[str, ...] = field(default=())
     small: int | None = None
     """Pixels up to which pictures are left small, where they go another way then."""
+    whole: str | None = None
+    """The segment that is the model as it came, if one is."""
 
 
 class PassConfig(BaseModel, ABC):
@@ -123,6 +125,13 @@ class ProgramPass(PassConfig):
 
     together: ClassVar[bool] = False
     """Whether what it gains shows only where several inputs come at once."""
+    leaves_whole: ClassVar[bool] = False
+    """Whether one of its segments is the model as it came, which another such pass may then work on."""
+
+    @property
+    def sets_gates(self) -> bool:
+        """Whether it needs samples to set its gates on."""
+        return self.needs_calibration
 
     @abstractmethod
     def apply(self, graph: ir.Model, context: Context) -> Draft:

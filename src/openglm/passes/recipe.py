@@ -55,9 +55,14 @@ def parse(steps: Sequence[Mapping[str, Any]]) -> Recipe:
     """The passes of a recipe's steps; raises `InputError` for one that is not valid or out of order."""
     recipe = tuple(parse_step(step) for step in steps)
     for step, following in pairwise(recipe):
-        if isinstance(step, ProgramPass):
+        if isinstance(step, ProgramPass) and not isinstance(following, ProgramPass):
             raise InputError(
                 f"The recipe has {following.scheme} after {step.scheme}, which makes a program of the model.",
+                f"Put {step.scheme} behind it.",
+            )
+        if isinstance(step, ProgramPass) and not step.leaves_whole:
+            raise InputError(
+                f"The recipe has {following.scheme} after {step.scheme}, which cuts the model into pieces.",
                 f"Put {step.scheme} last.",
             )
         if isinstance(step, GraphPass) and isinstance(following, ModulePass):
@@ -71,12 +76,12 @@ def parse(steps: Sequence[Mapping[str, Any]]) -> Recipe:
 
 def split(
     recipe: Sequence[PassConfig],
-) -> tuple[tuple[ModulePass, ...], tuple[GraphPass, ...], ProgramPass | None]:
-    """A recipe's passes on the module, those on the graph, and what makes a program of it."""
+) -> tuple[tuple[ModulePass, ...], tuple[GraphPass, ...], tuple[ProgramPass, ...]]:
+    """A recipe's passes on the module, those on the graph, and those that make a program of it."""
     return (
         tuple(step for step in recipe if isinstance(step, ModulePass)),
         tuple(step for step in recipe if isinstance(step, GraphPass)),
-        next((step for step in recipe if isinstance(step, ProgramPass)), None),
+        tuple(step for step in recipe if isinstance(step, ProgramPass)),
     )
 
 

@@ -59,7 +59,7 @@ def calibrate(
             raise InputError(f"{name} is {value:g}.", "Give a share, from 0 to less than 1.")
     check_target(Path(target))
     with opened(Path(bundle)) as (folder, manifest):
-        asked = manifest.recipe[-1] if manifest.recipe else {}
+        asked = {key: value for step in manifest.recipe for key, value in step.items()}
         allowed = {
             "max_drop": asked.get("max_drop", 0.005) if max_drop is None else max_drop,
             "certainty": asked.get("certainty", CERTAINTY) if certainty is None else certainty,

@@ -25,6 +25,7 @@ from openglm.model.sources import onnx_file
 from openglm.model.tensor import TensorSpec
 from openglm.passes.contract import Context, Draft
 from openglm.passes.recipe import Recipe, code, parse, split
+from openglm.passes.structure.nesting import nested
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME
 from openglm.search.bench import Bench, no_room
@@ -139,7 +140,7 @@ def _judge(
     modules, graphs, dynamic = split(recipe)
     trained = any(step.needs_training for step in modules)
     model, remarks = bench.adapted(
-        modules, clock, lambda text, share: tick(text, 0.7 * share), gated=dynamic is not None
+        modules, clock, lambda text, share: tick(text, 0.7 * share), gated=bool(dynamic)
     )
     notes += remarks
     own = model.processor if model.processor is not bench.model.processor else None
@@ -157,9 +158,9 @@ def _judge(
             applied = step.apply(graph, context)
             graph, changed = applied.graph, changed or applied.changed
             notes += applied.notes
-    if not changed and dynamic is None:
+    if not changed and not dynamic:
         return {"outcome": "refused", "reason": f"{recipe[-1].scheme} finds nothing to change in this model."}
-    if dynamic is None:
+    if not dynamic:
         graph = plain(graph)
         path = folder / MODEL_FILE
         onnx_file.write(graph, path, mapped=True)
@@ -169,7 +170,7 @@ def _judge(
             # What stands in for data says nothing of an answer, unless the model brought it itself.
             asked = bench.setup.data is not None or model.stand_ins is not None
             labelled = (lambda: feed.numbered(rows)) if asked else None
-            draft = dynamic.apply(graph, Context(calibration=feed.calibration, labelled=labelled))
+            draft = nested(dynamic, graph, Context(calibration=feed.calibration, labelled=labelled))
         notes += draft.notes
         if draft.small is not None and isinstance(model.processor, ImageProcessor):
             own = model.processor.model_copy(update={"small": draft.small})
@@ -262,10 +263,10 @@ def inputs_of(recipe: Recipe, bench: Bench, feed: Feed) -> tuple[list[Batch], li
     ones: one after another, or at once, where the gain shows only there.
     """
     dynamic = split(recipe)[2]
-    if dynamic is None:
+    if not dynamic:
         return [bench.inputs], [bench.inputs if feed is bench.feed else feed.shaped()], 1
     before, after = bench.feed.first(TIMED), feed.first(TIMED)
-    if dynamic.together:
+    if any(step.together for step in dynamic):
         return [bench.feed.together(before)], [feed.together(after)], len(before)
     return before, after, len(before)
 

@@ -26,6 +26,7 @@ class Beside(ProgramPass):
     """A pass that puts a small model beside this one."""
 
     needs_calibration: ClassVar[bool] = True
+    leaves_whole: ClassVar[bool] = True
 
     small: str
     """The small model, as `AutoModel` reads it."""
@@ -69,11 +70,11 @@ class Pair(NamedTuple):
 
     def draft(self, program: Program, note: str) -> Draft:
         """A program of both."""
-        return Draft(program, {SMALL: self.small, LARGE: self.large}, (note,))
+        return Draft(program, {SMALL: self.small, LARGE: self.large}, (note,), whole=LARGE)
 
     def alone(self, note: str) -> Draft:
         """The large one, where the small one may answer nothing."""
-        return Draft(Program(segments=self.segments()[1:]), {LARGE: self.large}, (note,))
+        return Draft(Program(segments=self.segments()[1:]), {LARGE: self.large}, (note,), whole=LARGE)
 
 
 def _alike(small: ir.Model, large: ir.Model) -> str:
