@@ -6,12 +6,14 @@ The program is made of open-autoglm-base (`pip install zoo/open-autoglm-base`), 
 and where tokens are dropped. Sentences go through it one at a time; gates that the program does
 not have are measured on the same answers. A decision is timed as it comes: right behind a segment, which
 has left nothing of it in the processor's cache. Last, the program with every gate closed is run in turn
-with the graph uncut: what cutting alone costs.
+with the graph uncut, and with that which computes exits and the importance of tokens as well: what
+cutting alone costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -28,6 +30,7 @@ import tables
 from openglm import AutoModel
 from openglm.bundle.manifest import Program
 from openglm.data.text import calibration_text
+from openglm.dynamic.cutting import EXIT, IMPORTANCE
 from openglm.dynamic.gates.confidence import Confidence
 from openglm.dynamic.gates.entropy import Entropy
 from openglm.dynamic.gates.gate import GateConfig, State, parse
@@ -37,13 +40,15 @@ from openglm.dynamic.gates.patience import Patience
 from openglm.dynamic.gates.size import Size
 from openglm.dynamic.gates.wake import Wake
 from openglm.dynamic.program import open_program
-from openglm.model.extra_outputs import plain
+from openglm.dynamic.samples import Samples
+from openglm.model.extra_outputs import NAMED, plain
 from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs
 from openglm.passes.contract import Context
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.fuse import Fuse
-from openglm.passes.program import ProgramOfExits
+from openglm.passes.program import Gates, ProgramOfExits, drafted
+from openglm.passes.structure.segments import Cuts
 from openglm.runtimes import measure
 from openglm.runtimes.onnxruntime import NAME, Runner
 
@@ -82,11 +87,15 @@ def measured(folder: Path, rounds: int) -> str:
         graph = step.apply(graph, Context()).graph
     texts = model.stand_ins
     assert texts is not None
-    unlabelled = [(processor([sample.inputs]), None) for sample in islice(texts(), SETTING)]
-    draft = ProgramOfExits(max_drop=MAX_DROP).apply(graph, Context(labelled=lambda: iter(unlabelled)))
+    samples = Samples.of((processor([sample.inputs]), None) for sample in islice(texts(), SETTING))
+    probe = max(samples.inputs, key=lambda batch: batch["input_ids"].size)
+    cuts = Cuts.of(graph)
+    gates, cut = ProgramOfExits(max_drop=MAX_DROP).settle(graph, cuts, samples, probe)
+    draft = drafted(graph, cuts, gates, probe, cut)
     for segment in draft.program.segments:
         onnx_file.write(draft.graphs[segment.name], folder / segment.models[NAME])
     onnx_file.write(plain(graph), folder / "whole.onnx")
+    onnx_file.write(_with_outputs(graph, gates), folder / "outputs.onnx")
     states = _states(draft.program, folder, inputs)
     segments = _segments(draft.program, folder, states)
     calls = {name: measure.running(runner, given) for name, (runner, given) in segments.items()}
@@ -177,14 +186,26 @@ def _called(program: Program, name: str) -> str:
     return f"gate: {gate.kind}, after {before}"
 
 
+def _with_outputs(graph: ir.Model, gates: Gates) -> ir.Model:
+    """The graph with the outputs that these gates go by."""
+    every = json.loads(graph.metadata_props[NAMED])
+    asked = {f"{EXIT}{number}" for number in gates.exits}
+    asked |= {name for name in every if gates.scale and name.startswith(IMPORTANCE)}
+    found = graph.clone()
+    found.metadata_props[NAMED] = json.dumps([name for name in every if name not in asked])
+    return plain(found)
+
+
 def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> str:
-    """The program in which nothing leaves and no token goes, in turn with the whole graph."""
+    """The program in which nothing leaves and no token goes, in turn with the whole graph, and with that
+    which gives what the gates go by."""
     closed = program.model_copy(update={"gates": tuple(_closed(program))})
     outputs = specs(onnx_file.read(folder / "whole.onnx").graph.outputs)
     whole = Runner(folder / "whole.onnx", threads=1)
     times = measure.interleaved(
         {
             "whole": measure.running(whole, inputs),
+            "outputs": measure.running(Runner(folder / "outputs.onnx", threads=1), inputs),
             "closed": measure.running(open_program(closed, outputs, folder, threads=1), inputs),
             "program": measure.running(open_program(program, outputs, folder, threads=1), inputs),
         },
@@ -192,12 +213,15 @@ def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> 
     )
     each = {name: np.median(taken) / len(inputs) for name, taken in times.items()}
     cuts = len(program.segments) - 1
-    extra = 1e3 * float(np.median(times["closed"] - times["whole"])) / len(inputs)
+    extra, given = (
+        1e3 * float(np.median(times[name] - times["whole"])) / len(inputs) for name in ("closed", "outputs")
+    )
     return (
         f"The whole graph takes {each['whole']:.2f} ms a sentence. Cut at {cuts} places, with every gate "
         f"closed, it takes {extra:+.0f} µs, {extra / cuts:+.0f} a cut; that is "
-        f"{extra / 10 / each['whole']:+.1f} %, and what its own exits compute is among it. With the gates as "
-        f"they were set it takes {each['program']:.2f} ms."
+        f"{extra / 10 / each['whole']:+.1f} %. Of that its exits and the importance of tokens, which the "
+        f"gates go by, take {given:+.0f} µs uncut. With the gates as they were set it takes "
+        f"{each['program']:.2f} ms."
     )
 
 
