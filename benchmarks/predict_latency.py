@@ -26,7 +26,7 @@ from openglm.device.phone.learn import cpu_errors, device_left_out
 from openglm.device.phone.measurements import Graph, Measurements, read
 from openglm.device.phone.refit import Row
 
-PHONES = (*MEASURED.values(), "Snapdragon X Elite CRD")
+PHONES = tuple(MEASURED.values())
 RUNTIMES = {"qnn_dlc": "QNN", "tflite": "LiteRT", "onnx": "ONNX Runtime"}
 TARGETS = {"float": 0.10, "w8a8": 0.15}
 TAIL, DEVICE_TARGET, COVERAGE = 0.40, 0.25, (0.85, 0.95)

@@ -13,10 +13,17 @@ Command = Callable[..., Any]
 
 
 def test_an_encoder(command: Command, emulation: Emulation, bert_bundle: Path) -> None:
-    told = json.loads(command("verify", bert_bundle, "--cpu", "cortex-a53", "--json").out)
+    counts = bert_bundle.with_name("counts.json")
+    told = json.loads(command("verify", bert_bundle, "--cpu", "cortex-a53", "--counts", counts, "--json").out)
     assert (told["ok"], told["cpu"], told["files"]) == (True, "cortex-a53", 6)
     assert 0 <= told["difference"] < 0.001
     assert 0 <= told["identical"] <= 1
+    (counted,) = json.loads(counts.read_text(encoding="utf-8"))
+    shape = ",".join(f"{name}={size}" for name, size in counted["shape"].items())
+    model = next(bert_bundle.glob("*.onnx"))
+    ran = command("fit", model, "-d", "cortex-a53-2gb", "--shape", shape, "--counts", counts)
+    assert ran.code == 0, ran.err
+    assert "counted on an emulated" in ran.out
 
 
 def test_a_program_with_gates(command: Command, emulation: Emulation, cascade_bundle: Path) -> None:

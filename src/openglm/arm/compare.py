@@ -1,7 +1,8 @@
-"""Models and bundles side by side by the instructions that an inference takes on an ARM processor.
+"""Models and bundles, alone or side by side, by the instructions that an inference takes on an ARM processor.
 
 Instructions are not time: a core may start several at once, and waits for memory. But they are the same on
-every machine and at every load, and of two versions of a model on one core they tell the lighter one.
+every machine and at every load, and of two versions of a model on one core they tell the lighter one. What
+time they take, `device/instructions.py` predicts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from openglm.arm.cpus import Cpu, cpu
 from openglm.arm.emulator import TIMES, Counts, Emulator
+from openglm.device.instructions import Counted, digest
+from openglm.dynamic.program import ProgramFile, files_of
+from openglm.errors import InputError
+from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
+from openglm.model.sources import onnx_file
 from openglm.runtimes.onnxruntime import NAME, version
 from openglm.search.comparison import check_alike, open_source, timed
 from openglm.search.feed import Feed
@@ -40,6 +46,8 @@ class Side(_Part):
     dots: int
     matrices: int
     """Of the instructions those that multiply vectors, by kind: `Counts` says which."""
+    graph: str | None
+    """What a latency predicted from these counts knows the graph by; none of a program with gates."""
 
 
 class Comparison(_Part):
@@ -52,6 +60,28 @@ class Comparison(_Part):
     shape: dict[str, int]
     engine: str
 
+    def counted(self) -> list[Counted]:
+        """What `fit` predicts from; raises `InputError` for a program with gates."""
+        own = {"floats", "integers", "dots", "matrices", "instructions"}
+        made = []
+        for side in self.sides:
+            if side.graph is None:
+                raise InputError(
+                    f"{side.name} is a program with gates, and `fit` predicts one graph.",
+                    "Leave it out, or count its segments' files.",
+                )
+            made.append(
+                Counted(
+                    model=side.name,
+                    graph=side.graph,
+                    cpu=self.cpu,
+                    shape=self.shape,
+                    engine=self.engine,
+                    **side.model_dump(include=own),
+                )
+            )
+        return made
+
 
 def compare(
     sources: Sequence[str],
@@ -61,7 +91,7 @@ def compare(
     dims: Mapping[str, int],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
-    """Count two or more, each a bundle or a source that `AutoModel` reads; work files go into `folder`.
+    """Count one or more, each a bundle or a source that `AutoModel` reads; work files go into `folder`.
 
     All run on the same inputs, of the sizes that the first was measured with. Raises `InputError` where
     they do not take the same inputs, or ARM emulation is not set up.
@@ -84,13 +114,28 @@ def compare(
     return Comparison(
         cpu=name,
         sides=tuple(
-            Side(name=printable(source), ratio=found.instructions / base, **vars(found))
-            for source, found in zip(sources, counts, strict=True)
+            Side(
+                name=printable(source),
+                ratio=found.instructions / base,
+                graph=_digest(each.path, first.shape),
+                **vars(found),
+            )
+            for source, each, found in zip(sources, opened, counts, strict=True)
         ),
         inputs=len(inputs),
         shape=first.shape,
         engine=f"{NAME} {version()}",
     )
+
+
+def _digest(path: Path, shape: Mapping[str, int]) -> str | None:
+    """Of a model's file, or of a program's where that is one graph, at the sizes of its named dimensions."""
+    if path.suffix == ".json":
+        program = ProgramFile.read(path).program
+        if len(program.segments) > 1 or program.gates:
+            return None
+        (path,) = files_of(program, NAME, path.parent).values()
+    return digest(analyse(onnx_file.read(path), shape))
 
 
 def count(path: Path, inputs: Sequence[Mapping[str, np.ndarray]], core: Cpu, times: int = TIMES) -> Counts:

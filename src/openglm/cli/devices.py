@@ -131,7 +131,7 @@ def _print_list(known: list[Device]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     if wide:
         table.add_column("bat.\nWh", justify="right", no_wrap=True)
-    tiers = ("flagship", "mid", "low", "board", "desktop")
+    tiers = ("flagship", "mid", "low", "laptop", "board", "desktop")
     for device in sorted(known, key=lambda device: (tiers.index(device.tier), -device.year, device.name)):
         peaks = {unit.kind: _best(unit) for unit in reversed(device.units)}
         row = [device.name]

@@ -52,6 +52,9 @@ def fit(
     measured: Path | None = typer.Option(
         None, help="CSV file (model,latency_ms) of your own measurements of that unit, to calibrate by."
     ),
+    counts: Path | None = typer.Option(
+        None, help="Instructions that openglm compare --cpu counted, to predict the CPU's latency from."
+    ),
     json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
 ) -> None:
     """Say whether MODEL fits a device: latency, memory, size, energy and load time, and what limits each.
@@ -64,6 +67,7 @@ def fit(
       openglm fit all-minilm-l6-v2 -d cortex-a53-2gb --latency-ms 60
       openglm fit model.onnx -d snapdragon-8-gen-3 --sustain 30m --rate 10/s
       openglm fit model.onnx -d snapdragon-8-elite --unit npu --runtime qnn
+      openglm fit model.onnx -d cortex-a53-2gb --counts counts.json
       openglm fit model.onnx -d all --latency-ms 100 --market phones.csv -o phones.html
     """
     from openglm.device import fit as verdicts
@@ -75,8 +79,8 @@ def fit(
     load = verdicts.Load.parse(sustain, rate) if sustain or rate else None
     dims = parse_dims(shape)
     if device == "all":
-        if measured:
-            raise typer.BadParameter("--measured is of one device, and not for --device all.")
+        if measured or counts:
+            raise typer.BadParameter("--measured and --counts are of one device, and not for --device all.")
         from openglm.cli import phones
         from openglm.device.market import read_market, survey
 
@@ -106,6 +110,7 @@ def fit(
         unit=unit,  # type: ignore[arg-type]
         runtime=runtime,  # type: ignore[arg-type]
         measured=measured,
+        counts=counts,
         load=load,
     )
     if json:

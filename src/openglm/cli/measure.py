@@ -13,7 +13,13 @@ from openglm.cli.explain import explain
 from openglm.errors import InputError
 
 if TYPE_CHECKING:
+    from openglm.arm.compare import Comparison
     from openglm.bundle.manifest import Manifest
+
+COUNTS = typer.Option(
+    None, help="With --cpu: write the instructions that it takes to this file, for openglm fit --counts."
+)
+COUNT_ON = "Give --cpu, or leave out --counts."
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +36,7 @@ def verify(
         help="The engine; another that the bundle was exported for, or a processor: onnxruntime:xnnpack.",
     ),
     cpu: str = typer.Option("", help=f"Run it on an emulated ARM processor instead: {', '.join(CPUS)}."),
+    counts: Path | None = COUNTS,
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Check a bundle: every file's hash, that it loads, and that it still gives the recorded outputs.
@@ -40,8 +47,10 @@ def verify(
     Exit codes: 0 all as recorded, 2 no bundle, 4 changed, incomplete or giving other outputs.
     """
     if cpu:
-        _verify_on_arm(bundle, runtime, cpu, json)
+        _verify_on_arm(bundle, runtime, cpu, counts, json)
         return
+    if counts:
+        raise InputError("Instructions are counted on an emulated processor.", COUNT_ON)
     from openglm.dynamic.session import load
     from openglm.model.sources import tflite_file
 
@@ -77,7 +86,7 @@ def _outputs(difference: float, manifest: Manifest) -> str:
     return f"{told} (other rounding moves them by {manifest.rounding:.2g})"
 
 
-def _verify_on_arm(bundle: Path, runtime: str, cpu: str, json: bool) -> None:
+def _verify_on_arm(bundle: Path, runtime: str, cpu: str, counts: Path | None, json: bool) -> None:
     from openglm.arm.verify import verify as run
     from openglm.runtimes.onnxruntime import NAME
 
@@ -85,6 +94,8 @@ def _verify_on_arm(bundle: Path, runtime: str, cpu: str, json: bool) -> None:
         raise InputError(f"Only {NAME} runs on an emulated processor.", "Leave out --runtime.")
     with err().status("emulating"):
         found, manifest = run(bundle, cpu)
+    if counts:
+        _write(counts, _counted([str(bundle)], cpu, ""))
     if json:
         print_json(
             {
@@ -133,20 +144,26 @@ def compare(
     cpu: str = typer.Option(
         "", help=f"Count the instructions on an emulated ARM processor instead: {', '.join(CPUS)}."
     ),
+    counts: Path | None = COUNTS,
     threads: int = typer.Option(1, min=1, help="Threads."),
     rounds: int = typer.Option(25, min=5, help="Rounds; in each, both run once."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Measure two models or bundles against each other: size, latency, memory, and how far outputs agree.
 
+    With --cpu their instructions are counted, which --counts keeps for `openglm fit`; that takes one, too.
+
     \b
     Examples:
       openglm compare all-minilm-l6-v2 small
       openglm compare small --runtimes all
       openglm compare all-minilm-l6-v2 small --cpu cortex-a53
+      openglm compare model.onnx --cpu cortex-a53 --counts counts.json
     """
-    if cpu and not runtimes and len(sources) > 1:
-        _instructions(sources, cpu, shape, json)
+    if counts and not cpu:
+        raise InputError("Instructions are counted on an emulated processor.", COUNT_ON)
+    if cpu and not runtimes and (len(sources) > 1 or counts):
+        _instructions(sources, cpu, shape, counts, json)
         return
     if cpu or len(sources) > 2 or (len(sources) == 1) == (not runtimes):
         raise InputError("There is nothing, or too much, to compare with.", "Give B, or --runtimes.")
@@ -230,8 +247,7 @@ def _engines(bundle: str, runtimes: str, shape: str, threads: int, rounds: int, 
         raise typer.Exit(NOT_ADDED)
 
 
-def _instructions(sources: list[str], cpu: str, shape: str, json: bool) -> None:
-    """Compare by instructions on an emulated processor."""
+def _counted(sources: list[str], cpu: str, shape: str) -> Comparison:
     import tempfile
 
     from openglm.arm.compare import compare as count
@@ -239,7 +255,20 @@ def _instructions(sources: list[str], cpu: str, shape: str, json: bool) -> None:
 
     dims = parse_dims(shape)
     with tempfile.TemporaryDirectory(prefix="openglm-") as folder, err().status("emulating") as status:
-        found = count(sources, cpu, Path(folder), dims=dims, progress=status.update)
+        return count(sources, cpu, Path(folder), dims=dims, progress=status.update)
+
+
+def _write(counts: Path, found: Comparison) -> None:
+    from openglm.device.instructions import write
+
+    write(counts, found.counted())
+
+
+def _instructions(sources: list[str], cpu: str, shape: str, counts: Path | None, json: bool) -> None:
+    """Compare by instructions on an emulated processor."""
+    found = _counted(sources, cpu, shape)
+    if counts:
+        _write(counts, found)
     if json:
         print_json(found.model_dump(mode="json"))
         return
@@ -252,8 +281,8 @@ def _instructions(sources: list[str], cpu: str, shape: str, json: bool) -> None:
         table.add_column(column, justify="right")
     for side in found.sides:
         kinds = (side.floats, side.integers, side.dots, side.matrices)
-        counts = (f"{count / 1e6:.2f} M" if count else "" for count in kinds)
-        table.add_row(escape(side.name), f"{side.instructions / 1e6:.2f} M", f"{side.ratio:.2f}", *counts)
+        millions = (f"{kind / 1e6:.2f} M" if kind else "" for kind in kinds)
+        table.add_row(escape(side.name), f"{side.instructions / 1e6:.2f} M", f"{side.ratio:.2f}", *millions)
     out().print(table)
     sizes = ", ".join(f"{name} {size}" for name, size in found.shape.items()) or "fixed shapes"
     mean = f", the mean of {found.inputs} inputs" if found.inputs > 1 else ""

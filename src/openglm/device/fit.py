@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from openglm.device import profile
+from openglm.device import instructions, profile
 from openglm.device.advice import Action, Predicted, advise
 from openglm.device.budget import Budget
 from openglm.device.energy import active_power_w, energy_mj, inferences_per_charge
 from openglm.device.footprint import Footprint, footprint, initialisation_ms, read_ms
 from openglm.device.heat import Rate, rate
+from openglm.device.instructions import Counted
 from openglm.device.language import TokenRate, token_rate
 from openglm.device.latency import LatencyPrediction, predict
 from openglm.device.phone.calibration import calibrate
@@ -134,6 +135,7 @@ def fit(
     load: Load | None = None,
     runtime: Runtime = "onnxruntime",
     measured: str | PathLike[str] | None = None,
+    counts: str | PathLike[str] | None = None,
 ) -> Verdict:
     """Say whether `model` fits `device` within `budget`, from its graph alone and in seconds.
 
@@ -142,7 +144,8 @@ def fit(
     says otherwise, because that is where a bundle's engine runs; "best" takes the fastest unit.
     With `load` it also says whether that rate can be held so long, and does not fit where it cannot.
     `runtime` is the engine on an NPU. `measured` is a CSV file (model, latency_ms) of your own
-    measurements of that unit, which re-calibrate the prediction.
+    measurements of that unit, which re-calibrate the prediction. `counts` is a file of instructions that
+    `openglm compare --cpu` counted, from which the CPU's latency is predicted.
     Raises `InputError` for a model, device, dimension, thread count, unit, runtime or file that cannot
     be used.
     """
@@ -164,6 +167,7 @@ def fit(
         load=load,
         runtime=runtime,
         measured=measured,
+        counts=counts,
     )
 
 
@@ -179,6 +183,7 @@ def judge(
     load: Load | None = None,
     runtime: Runtime = "onnxruntime",
     measured: str | PathLike[str] | None = None,
+    counts: str | PathLike[str] | None = None,
 ) -> Verdict:
     """The verdict of `fit` on a graph that was analysed already, and that needs `memory`."""
     if threads is not None and threads < 1:
@@ -189,9 +194,10 @@ def judge(
     if budget.memory_mb is None:
         budget = budget.model_copy(update={"memory_mb": device.app_memory_mb})
     threads = threads or DEFAULT_THREADS
-    chosen, units = _latency(statistics, device, unit, threads, runtime)
+    counted = None if counts is None else instructions.read(Path(counts))
+    chosen, units = _latency(statistics, device, unit, threads, runtime, counted)
     if measured is not None:
-        chosen = _calibrated(chosen, Path(measured), device, threads, runtime)
+        chosen = _calibrated(chosen, Path(measured), device, threads, runtime, counted)
     reading, starting = read_ms(statistics, device), initialisation_ms(statistics, device)
     predicted = Predicted(
         statistics=statistics,
@@ -235,10 +241,15 @@ def judge(
 
 
 def _latency(
-    statistics: Statistics, device: Device, choice: UnitChoice, threads: int, runtime: Runtime
+    statistics: Statistics,
+    device: Device,
+    choice: UnitChoice,
+    threads: int,
+    runtime: Runtime,
+    counts: Sequence[Counted] | None,
 ) -> tuple[LatencyPrediction, list[UnitLatency]]:
     """The prediction for the chosen unit, and the latency of every unit."""
-    found = [(unit, _of_unit(statistics, device, unit, threads, runtime)) for unit in device.units]
+    found = [(unit, _of_unit(statistics, device, unit, threads, runtime, counts)) for unit in device.units]
     units = [
         UnitLatency(name=unit.name, kind=unit.kind, latency_ms=latency.ms if latency else None)
         for unit, latency in found
@@ -258,21 +269,31 @@ def _latency(
 
 
 def _of_unit(
-    statistics: Statistics, device: Device, unit: Unit, threads: int, runtime: Runtime
+    statistics: Statistics,
+    device: Device,
+    unit: Unit,
+    threads: int,
+    runtime: Runtime,
+    counts: Sequence[Counted] | None,
 ) -> LatencyPrediction | None:
     prediction = predict(statistics, device, unit, threads)
-    return None if prediction is None else refine(prediction, statistics, device, runtime)
+    return None if prediction is None else refine(prediction, statistics, device, runtime, counts)
 
 
 def _calibrated(
-    chosen: LatencyPrediction, path: Path, device: Device, threads: int, runtime: Runtime
+    chosen: LatencyPrediction,
+    path: Path,
+    device: Device,
+    threads: int,
+    runtime: Runtime,
+    counts: Sequence[Counted] | None,
 ) -> LatencyPrediction:
     """The prediction after the measurements in `path`, which are taken to be of the same unit."""
     from openglm.model.auto import AutoModel
 
     def predicted(name: str) -> LatencyPrediction:
         statistics = analyse(AutoModel.from_pretrained(name).graph)
-        found = _of_unit(statistics, device, chosen.unit, threads, runtime)
+        found = _of_unit(statistics, device, chosen.unit, threads, runtime, counts)
         if found is None:
             raise InputError(
                 f"{name} in {path} does not run on the {chosen.unit.name} of {device.name}.", "Leave it out."

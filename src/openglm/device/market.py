@@ -22,7 +22,7 @@ from openglm.model.model import Model
 OTHER = "other"
 """A row of a market for phones that no profile stands for."""
 
-TIERS = ("flagship", "mid", "low", "board", "desktop")
+TIERS = ("flagship", "mid", "low", "laptop", "board", "desktop")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Device(BaseModel):
 
     name: str = Field(pattern=NAME)
     title: str = Field(min_length=1)
-    tier: Literal["flagship", "mid", "low", "board", "desktop", "host"]
+    tier: Literal["flagship", "mid", "low", "laptop", "board", "desktop", "host"]
     year: int
     units: tuple[Unit, ...] = Field(min_length=1, strict=False)
     memory: Memory

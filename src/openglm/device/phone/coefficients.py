@@ -26,6 +26,7 @@ MEASURED = {
     "snapdragon-8-elite": "Samsung Galaxy S25",
     "snapdragon-8-elite-gen-5": "Snapdragon 8 Elite Gen 5 QRD",
     "snapdragon-7-gen-4": "Snapdragon 7 Gen 4 QRD",
+    "snapdragon-x-elite": "Snapdragon X Elite CRD",
 }
 """The measured device with the chip of a profile."""
 
@@ -59,6 +60,10 @@ class Coefficients:
     """By "measured" or "unmeasured" device, runtime and scheme."""
     cpu: Interval
     """Of the roofline on a CPU that runs int8 models in ONNX Runtime."""
+    counted_factor: float
+    """In log: how much longer the same models took there than their instructions say (`instructions.py`)."""
+    counted: Interval
+    """Of what counted instructions say, with that factor."""
 
     def log_ms(self, terms: Mapping[str, float], device: Factors, runtime: str, scheme: Scheme) -> float:
         """The log of the predicted milliseconds of a graph with these nominal terms."""
@@ -105,7 +110,8 @@ def loads(text: str) -> Coefficients:
         }
         for known, runtimes in record.pop("intervals").items()
     }
-    return Coefficients(intervals=intervals, cpu=Interval(**record.pop("cpu")), **record)
+    cpu, counted = (Interval(**record.pop(name)) for name in ("cpu", "counted"))
+    return Coefficients(intervals=intervals, cpu=cpu, counted=counted, **record)
 
 
 def _rounded(value: Any) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from openglm.device import profile
+from openglm.device import instructions, profile
+from openglm.device.instructions import Counted
 from openglm.device.latency import LatencyPrediction
 from openglm.device.phone import coefficients, costs
 from openglm.device.phone.coefficients import MEASURED, Coefficients, Factors
@@ -25,28 +27,25 @@ UNKNOWN_WIDENS = 2.0
 
 
 def refine(
-    prediction: LatencyPrediction, statistics: Statistics, device: Device, runtime: Runtime
+    prediction: LatencyPrediction,
+    statistics: Statistics,
+    device: Device,
+    runtime: Runtime,
+    counts: Sequence[Counted] | None = None,
 ) -> LatencyPrediction:
-    """`prediction` with an interval; on an NPU, also with the milliseconds that measurements teach.
+    """`prediction` with an interval; on an NPU, also with the milliseconds that measurements teach, and on a
+    CPU, where there are `counts`, with those that its instructions say.
 
     Unchanged where nothing was measured that says how far it may be off: on a GPU, in a runtime or
-    scheme without measurements. Layers keep their shares.
+    scheme without measurements. Layers keep their shares. Raises `InputError` where none of `counts` is of
+    this graph and the device's cores.
     """
     if prediction.ms <= 0 or not statistics.macs:
         return prediction
     known = coefficients.load()
     wider = UNKNOWN_WIDENS if statistics.shapes.unknown or statistics.unknown_operators else 1.0
     if prediction.unit.kind == "cpu":
-        if device.tier in ("desktop", "host"):  # no measurement is of such a CPU
-            return prediction
-        low, high = known.cpu.low * wider, known.cpu.high * wider
-        about = (
-            f"a roofline; its error is that on {known.cpu.models} int8 models measured with ONNX Runtime "
-            "on the CPUs of a Snapdragon 7 Gen 4 and a QCS6490"
-        )
-        if MEASURED.get(device.name) != MEASURED["snapdragon-7-gen-4"]:
-            about += ", and this CPU was never measured"
-        return _with_interval(prediction, prediction.ms, low, high, about)
+        return _on_cpu(prediction, statistics, device, counts, wider, known)
     if prediction.unit.kind == "npu":
         return _on_npu(prediction, statistics, device, RUNTIMES[runtime], wider, known)
     return prediction
@@ -67,6 +66,32 @@ def outside(statistics: Statistics, runtime: Runtime) -> dict[str, int]:
         if falls_back(kernel, RUNTIMES[runtime], scheme)
     )
     return dict(found.most_common())
+
+
+def _on_cpu(
+    prediction: LatencyPrediction,
+    statistics: Statistics,
+    device: Device,
+    counts: Sequence[Counted] | None,
+    wider: float,
+    known: Coefficients,
+) -> LatencyPrediction:
+    if counts is not None:
+        counted = instructions.found(counts, statistics, device)
+        nominal = counted.nominal_ms(statistics, device, prediction.unit, prediction.threads)
+        ms, interval = nominal * math.exp(known.counted_factor), known.counted
+        about = f"instructions counted on an emulated {counted.cpu} ({counted.engine})"
+    elif device.tier in ("desktop", "host"):  # no measurement is of such a CPU
+        return prediction
+    else:
+        ms, interval, about = prediction.ms, known.cpu, "a roofline"
+    about += (
+        f"; its error is that on {interval.models} int8 models measured with ONNX Runtime "
+        "on the CPUs of a Snapdragon 7 Gen 4 and a QCS6490"
+    )
+    if MEASURED.get(device.name) != MEASURED["snapdragon-7-gen-4"]:
+        about += ", and this CPU was never measured"
+    return _with_interval(prediction, ms, interval.low * wider, interval.high * wider, about)
 
 
 def _on_npu(

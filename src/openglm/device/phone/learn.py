@@ -1,23 +1,25 @@
-"""Make `coefficients.json` anew: `python -m openglm.device.phone.learn FOLDER`.
+"""Make `coefficients.json` anew: `python -m openglm.device.phone.learn FOLDER --counts FILE`.
 
 Fits all measurements, sets the intervals by cross-validation over models, learns what a device that was never
-measured takes from the others, and how far the CPU's roofline is off. Takes minutes and scipy.
+measured takes from the others, and how far the CPU's roofline is off, and the instructions in FILE, which
+`benchmarks/arm_latency.py` writes. Takes minutes and scipy.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from openglm.device import profile
+from openglm.device import instructions, profile
+from openglm.device.instructions import Counted
 from openglm.device.latency import predict as roofline
 from openglm.device.phone import costs
-from openglm.device.phone.coefficients import FILE, MEASURED, Coefficients, Interval, rate
+from openglm.device.phone.coefficients import FILE, MEASURED, Coefficients, Interval, load, rate
 from openglm.device.phone.conformal import cross_validated, folds, interval, intervals
 from openglm.device.phone.measurements import A78_BOARD, SOURCE, Measurements, read
 from openglm.device.phone.refit import Row, bagged
@@ -49,8 +51,8 @@ def cpus() -> dict[str, Device]:
     return {MEASURED[measured]: profile.load(measured), A78_BOARD: a78}
 
 
-def learn(measurements: Measurements) -> Coefficients:
-    """Everything that ships."""
+def learn(measurements: Measurements, counts: Sequence[Counted] | None = None) -> Coefficients:
+    """Everything that ships; what it says of instructions stays as it is where there are no `counts`."""
     rows = measurements.npu
     groups = measurements.groups(rows)
     tables = for_unmeasured(bagged(rows, groups).tables(), MEASURED)
@@ -60,12 +62,21 @@ def learn(measurements: Measurements) -> Coefficients:
     alone = np.concatenate([predicted for _, predicted in unseen])
     unknown = intervals([rows[i] for i in own], [groups[i] for i in own], _log_ms(rows)[own] - alone)
     known = intervals(rows, groups, errors)
+    shipped = load()
+    factor, counted = shipped.counted_factor, shipped.counted
+    if counts is not None:
+        of_counts, logs = counted_logs(measurements, counts)
+        groups_of_counts = measurements.groups(of_counts)
+        factor = float(np.median(logs))
+        counted = interval(groups_of_counts, logs - others_median(groups_of_counts, logs))
     return replace(
         tables,
         source=SOURCE,
         devices={name: tables.devices[name] for name in MEASURED.values()},
         intervals={"measured": known, "unmeasured": _wider(unknown, known)},
         cpu=cpu_interval(measurements),
+        counted_factor=factor,
+        counted=counted,
     )
 
 
@@ -138,17 +149,43 @@ def device_left_out(
 
 def cpu_errors(measurements: Measurements) -> tuple[list[Row], np.ndarray]:
     """Models run by ONNX Runtime in int8 on a CPU, and log(measured / roofline)."""
-    devices = cpus()
     rows, errors = [], []
+    for row, device, statistics in on_cpus(measurements):
+        found = roofline(statistics, device, device.cpu, CPU_THREADS)
+        if found is not None:
+            rows.append(row)
+            errors.append(np.log(row.ms / found.ms))
+    return rows, np.array(errors)
+
+
+def counted_logs(measurements: Measurements, counts: Sequence[Counted]) -> tuple[list[Row], np.ndarray]:
+    """Those of the same models that were counted, and log(measured / nominal).
+
+    A count's model is "model/component" of the measurements.
+    """
+    of = {(count.model, count.cpu): count for count in counts}
+    rows, logs = [], []
+    for row, device, statistics in on_cpus(measurements):
+        count = of.get((f"{row.model}/{row.component}", instructions.core(device)))
+        if count is not None:
+            rows.append(row)
+            logs.append(np.log(row.ms / count.nominal_ms(statistics, device, device.cpu, CPU_THREADS)))
+    return rows, np.array(logs)
+
+
+def others_median(groups: Sequence[str], logs: np.ndarray) -> np.ndarray:
+    """For each row the median of the other groups' logs."""
+    of = np.array(groups)
+    return np.array([np.median(logs[of != own]) for own in groups])
+
+
+def on_cpus(measurements: Measurements) -> Iterator[tuple[Row, Device, Statistics]]:
+    """What ONNX Runtime ran in int8 on a CPU that is described, with the statistics of the int8 graph."""
+    devices = cpus()
     for row in measurements.cpu:
         if row.device in devices and row.runtime == "onnx" and row.scheme == "w8a8":
-            device = devices[row.device]
-            statistics = as_int8(measurements.graphs[row.model, row.component].statistics)
-            found = roofline(statistics, device, device.cpu, CPU_THREADS)
-            if found is not None:
-                rows.append(row)
-                errors.append(np.log(row.ms / found.ms))
-    return rows, np.array(errors)
+            graph = measurements.graphs[row.model, row.component]
+            yield row, devices[row.device], as_int8(graph.statistics)
 
 
 def cpu_interval(measurements: Measurements) -> Interval:
@@ -179,10 +216,12 @@ def _log_ms(rows: Sequence[Row]) -> np.ndarray:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="the folder with measured.csv and graphs/")
+    parser.add_argument("--counts", type=Path, help="instructions of the models that ran on CPUs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / FILE)
     given = parser.parse_args()
     try:
-        made = learn(read(given.folder))
+        counts = instructions.read(given.counts) if given.counts else None
+        made = learn(read(given.folder), counts)
     except OpenGLMError as error:
         print(error, file=sys.stderr)
         return 2

@@ -30,7 +30,7 @@ SOURCE = (
 A78_BOARD = "Dragonwing RB3 Gen 2 Vision Kit"
 """A board with four Cortex-A78, of which only runs on the CPU are used."""
 
-DEVICES = (*MEASURED.values(), "Snapdragon X Elite CRD", A78_BOARD)
+DEVICES = (*MEASURED.values(), A78_BOARD)
 """What is used of the fourteen: the other boards and proxies teach no more about phones."""
 
 FAMILIES = (

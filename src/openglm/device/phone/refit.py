@@ -135,6 +135,8 @@ class Fitted:
             slopes={},
             intervals={},
             cpu=None,  # type: ignore[arg-type]
+            counted_factor=0.0,
+            counted=None,  # type: ignore[arg-type]
         )
 
     def _term(self, name: str, scheme: Scheme) -> float:
