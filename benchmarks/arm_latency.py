@@ -87,8 +87,8 @@ def all_counts(data: Measurements, graphs: Path) -> list[Counted]:
 def tables_of(data: Measurements, counts: Sequence[Counted]) -> str:
     """How far each predictor is off, by CPU; and how often the interval holds."""
     rows, logs = counted_logs(data, counts)
-    both = dict(zip([id(row) for row in (of := cpu_errors(data))[0]], of[1], strict=True))
-    roofline = np.array([both[id(row)] for row in rows])
+    of = {(row.model, row.device): wrong for row, wrong in zip(*cpu_errors(data), strict=True)}
+    roofline = np.array([of[row.model, row.device] for row in rows])
     groups = data.groups(rows)
     devices = np.array([row.device for row in rows])
     predictors = {

@@ -74,7 +74,7 @@ class Comparison(_Part):
                 Counted(
                     model=side.name,
                     graph=side.graph,
-                    cpu=self.cpu,
+                    cpu=self.cpu,  # type: ignore[arg-type]  # checked when it was found
                     shape=self.shape,
                     engine=self.engine,
                     **side.model_dump(include=own),

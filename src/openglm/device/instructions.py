@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -22,10 +23,15 @@ from openglm.errors import InputError
 from openglm.model.analysis.statistics import Statistics
 from openglm.writing import replacing
 
-STARTED, MULTIPLIED = 1 / 4, 1 / 8
-"""Instructions, and multiplications of vectors, that a core starts while its peak does one fp32 operation.
-A vector of four floats multiplied and added is eight of these, and cores start about twice as many
-instructions: two a cycle on a Cortex-A53, four on an A76, eight on an Oryon (an A720 five, not four)."""
+Core = Literal["cortex-a53", "cortex-a76", "armv8.6-i8mm"]
+
+MULTIPLIED = 1 / 8
+"""Multiplications of vectors that a core starts while its peak does one fp32 operation: four floats
+multiplied and added are eight."""
+
+STARTED: dict[Core, float] = {"cortex-a53": 2 / 8, "cortex-a76": 4 / 16, "armv8.6-i8mm": 5 / 16}
+"""Instructions of any kind, by emulated core: what a Cortex-A53, an A76 and an A720 start in a cycle over
+what they do in fp32. A55, A78 and Oryon have a quarter as well (2 / 8, 4 / 16, 8 / 32), X4 10 / 32."""
 
 WITHOUT_DOT, WITH_MATRICES = 2, 8
 """The peak in int8 is less than the first times that in fp32 on cores that have no dot product, and no less
@@ -43,7 +49,7 @@ class Counted(BaseModel):
     """As the user called it."""
     graph: str
     """The digest of what was counted."""
-    cpu: str
+    cpu: Core
     shape: dict[str, int]
     engine: str
     instructions: int = Field(gt=0)
@@ -57,7 +63,7 @@ class Counted(BaseModel):
         """Milliseconds on the cores of `unit`, without the factor."""
         rate = unit.peak("fp32", threads) * 1e6
         multiplications = self.floats + self.integers + self.dots + self.matrices
-        started = max(self.instructions / (STARTED * rate), multiplications / (MULTIPLIED * rate))
+        started = max(self.instructions / (STARTED[self.cpu] * rate), multiplications / (MULTIPLIED * rate))
         moved = sum(layer.read_bytes + layer.write_bytes for layer in statistics.layers if layer.runs)
         return started + moved / (device.memory.bandwidth_gb_s * 1e6 * BANDWIDTH_SHARE)
 
@@ -104,7 +110,7 @@ def found(counts: Sequence[Counted], statistics: Statistics, device: Device) -> 
     )
 
 
-def core(device: Device) -> str:
+def core(device: Device) -> Core:
     """The emulated core whose instructions a device's cores have; raises `InputError` for those of a desktop.
 
     Told by how many int8 operations they do for one in fp32.

@@ -163,7 +163,7 @@ def counted_logs(measurements: Measurements, counts: Sequence[Counted]) -> tuple
 
     A count's model is "model/component" of the measurements.
     """
-    of = {(count.model, count.cpu): count for count in counts}
+    of: dict[tuple[str, str], Counted] = {(count.model, count.cpu): count for count in counts}
     rows, logs = [], []
     for row, device, statistics in on_cpus(measurements):
         count = of.get((f"{row.model}/{row.component}", instructions.core(device)))
