@@ -9,12 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from openglm.passes import affine
-from openglm.passes.contract import Applied
+from openglm.passes.contract import Applied, GraphPass
 from openglm.passes.dequantize import Dequantize
 from openglm.passes.dynamic_wi8_ai8 import DynamicInt8
 from openglm.passes.rewriting import constant_of
 from openglm.passes.sparse_storage import SparseStorage
 from openglm.passes.wi4_afp32 import WeightInt4
+from openglm.passes.wi8_afp32 import WeightInt8
 
 Build = Callable[..., ir.Model]
 Run = Callable[..., dict[str, np.ndarray]]
@@ -27,17 +28,34 @@ def weight(rng: np.random.Generator) -> np.ndarray:
     return rng.normal(size=(96, 80)).astype(np.float32)
 
 
-def test_the_weight_is_what_its_integers_mean(build: Build, apply: Apply, weight: np.ndarray) -> None:
-    quantized = apply(DynamicInt8(), build(LINEAR, weight=weight)).graph
+@pytest.mark.parametrize("scheme", [DynamicInt8(), WeightInt8()])
+def test_the_weight_is_what_its_integers_mean(
+    build: Build, apply: Apply, weight: np.ndarray, scheme: GraphPass
+) -> None:
+    quantized = apply(scheme, build(LINEAR, weight=weight)).graph
     (held,) = apply(Dequantize(), quantized).graph.graph.initializers.values()
     integers, scales = affine.symmetric(weight, 1)
     np.testing.assert_array_equal(constant_of(held), integers.astype(np.float32) * scales)
     assert held.name == "weight"
 
 
-@pytest.mark.parametrize("scheme", [DynamicInt8(), WeightInt4(), WeightInt4(symmetric=False)])
+def test_a_turned_weight_is_scaled_along_its_rows(
+    build: Build, apply: Apply, run: Run, weight: np.ndarray, rng: np.random.Generator
+) -> None:
+    text = "g (float[n, 96] x) => (float[n, 80] y) { y = Gemm <transB=1> (x, weight, b) }"
+    bias = rng.normal(size=80).astype(np.float32)
+    quantized = apply(WeightInt8(), build(text, weight=np.ascontiguousarray(weight.T), b=bias)).graph
+    floats = apply(Dequantize(), quantized).graph
+    assert [node.op_type for node in floats.graph] == ["Gemm", "Add"]
+    integers, scales = affine.symmetric(weight, 1)
+    x = rng.normal(size=(3, 96)).astype(np.float32)
+    expected = x @ (integers.astype(np.float32) * scales) + bias
+    np.testing.assert_allclose(run(floats, {"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", [DynamicInt8(), WeightInt8(), WeightInt4(), WeightInt4(symmetric=False)])
 def test_quantized_again_it_is_the_same(
-    build: Build, apply: Apply, weight: np.ndarray, scheme: DynamicInt8 | WeightInt4
+    build: Build, apply: Apply, weight: np.ndarray, scheme: GraphPass
 ) -> None:
     first = apply(scheme, build(LINEAR, weight=weight)).graph
     again = apply(scheme, apply(Dequantize(), first).graph).graph

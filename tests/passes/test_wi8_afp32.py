@@ -63,6 +63,34 @@ def test_layers_compute_with_the_dequantized_weight(
     np.testing.assert_allclose(run(result.graph, feeds)["y"], run(expected, feeds)["y"], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("node", ["MatMul(x, w)", "Gemm(x, w, b)", "Gemm <transB=1> (x, w, b)"])
+def test_a_linear_layer_makes_floats_once(
+    build: Build, run: Run, apply: Apply, rng: np.random.Generator, node: str
+) -> None:
+    turned = "transB" in node
+    weight, bias = rng.normal(size=(96, 64) if turned else (64, 96)), rng.normal(size=96)
+    arrays = {"w": weight.astype(np.float32)} | ({"b": bias.astype(np.float32)} if "b)" in node else {})
+    model = build(f"g (float[n,64] x) => (float[n,96] y) {{ h = {node} y = Abs(h) }}", **arrays)
+    result = apply(WeightInt8(), model).graph
+    weights = [each for each in result.graph if each.inputs[0].const_value is not None]
+    assert [each.op_type for each in weights] == ["Cast"]  # what an engine computes once
+    x = rng.normal(size=(5, 64)).astype(np.float32)
+    real = dequantized(arrays["w"], 0).T if turned else dequantized(arrays["w"], 1)
+    expected = np.abs(x @ real + arrays.get("b", np.float32(0)))
+    np.testing.assert_allclose(run(result, {"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scaled_gemm_scales_its_weight(
+    build: Build, run: Run, apply: Apply, rng: np.random.Generator
+) -> None:
+    weight = rng.normal(size=(64, 96)).astype(np.float32)
+    bias = rng.normal(size=96).astype(np.float32)
+    text = "g (float[n,64] x) => (float[n,96] y) { y = Gemm <alpha=0.5, beta=2.0> (x, w, b) }"
+    x = rng.normal(size=(5, 64)).astype(np.float32)
+    found = run(apply(WeightInt8(), build(text, w=weight, b=bias)).graph, {"x": x})["y"]
+    np.testing.assert_allclose(found, 0.5 * (x @ dequantized(weight, 1)) + 2 * bias, rtol=1e-4, atol=1e-4)
+
+
 def test_products_in_int8_keep_8_bits_in_memory(
     build: Build, run: Run, apply: Apply, rng: np.random.Generator
 ) -> None:

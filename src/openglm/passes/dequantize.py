@@ -89,6 +89,26 @@ def _integer_product(model: ir.Model, node: ir.Node) -> bool:
     return True
 
 
+def _scaled_product(model: ir.Model, node: ir.Node) -> bool:
+    """A product with integers that were cast, scaled by its columns: one with the scaled weights."""
+    cast = None if node.inputs[1] is None else node.inputs[1].producer()
+    integers = None if cast is None or cast.op_type != "Cast" else constant_of(cast.inputs[0])
+    scaled = _only_user(node)
+    if integers is None or integers.dtype != np.int8 or scaled is None or scaled.op_type != "Mul":
+        return False
+    assert cast is not None
+    scale = constant_of(_other(scaled, node.outputs[0]))
+    if scale is None or scale.ndim != 1:
+        return False
+    turned = {"transB": 1} if attribute(node, "transB", 0) else {}
+    rewriter = Rewriter(model, scaled)
+    real = rewriter.constant(
+        _base(cast.inputs[0]), integers.astype(np.float32) * (scale[:, None] if turned else scale)
+    )
+    rewriter.replace(scaled.outputs[0], rewriter.op(node.op_type, [node.inputs[0], real], turned))
+    return True
+
+
 def _row(model: ir.Model, node: ir.Node) -> bool:
     """A row of integers, cast and scaled by its own number: a row of floats."""
     parts = [value.producer() for value in node.inputs if value is not None]
@@ -238,6 +258,8 @@ def _base(value: ir.Value | None) -> str:
 
 _REWRITES: dict[tuple[str, str], Callable[[ir.Model, ir.Node], bool]] = {
     ("", "MatMulInteger"): _integer_product,
+    ("", "MatMul"): _scaled_product,
+    ("", "Gemm"): _scaled_product,
     ("", "Mul"): _row,
     ("", "DequantizeLinear"): _activation,
     (MICROSOFT, "MatMulNBits"): _blocks,

@@ -1,9 +1,11 @@
 """Weights as int8, activations as float32: a quarter of the size, with the least loss.
 
-With products in float32 the weights are int8 constants, cast and multiplied by their scales, which
-an engine does once, when it loads the model: the file is small, the speed that of float. (Not
-DequantizeLinear: ONNX Runtime would compute it before a convolution at each call, and turn it and a
-MatMul into one operator that rounds activations to int8.) With `compute="int8"` they stay int8 in
+With products in float32 the weights are int8 constants, cast to floats, which an engine does once, when it
+loads the model: the file is small, speed and memory those of float. What a linear layer's weights are
+scaled by, its products are: scaling the weights themselves would be a second array of floats, which ONNX
+Runtime holds beside the first while it loads, and only a convolution's are. (Not DequantizeLinear: it would
+be computed before a convolution at each call, and with a MatMul become one operator that rounds
+activations to int8.) With `compute="int8"` they stay int8 in
 memory too, and the engine rounds activations to int8, block by block, inside the product.
 """
 
@@ -17,7 +19,7 @@ import onnx_ir as ir
 from openglm.passes import affine
 from openglm.passes.contract import Applied, Context, GraphPass
 from openglm.passes.embeddings import quantize_rows
-from openglm.passes.rewriting import Rewriter, attribute, clean, editable, weight_of
+from openglm.passes.rewriting import Rewriter, attribute, clean, editable, is_plain, weight_of
 from openglm.passes.weight_only import SMALLEST, quantize_linears
 
 
@@ -48,8 +50,8 @@ class WeightInt8(GraphPass):
 
 
 def _store_as_int8(model: ir.Model) -> int:
-    """Put int8 constants, widened and scaled, in the place of float weights; how many."""
-    made: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value]] = {}
+    """Put int8 constants, widened, in the place of float weights; how many."""
+    made: dict[tuple[ir.Value, int, bool], tuple[ir.Value, ir.Value]] = {}
     done = 0
     for node in list(model.graph.all_nodes()):
         axis = _output_axis(node)
@@ -62,18 +64,32 @@ def _store_as_int8(model: ir.Model) -> int:
         assert source is not None
         axis %= weight.ndim
         rewriter = Rewriter(model, node)
-        if (source, axis) not in made:
+        linear = node.op_type == "MatMul" or (node.op_type == "Gemm" and is_plain(node))
+        if (source, axis, linear) not in made:
             integers, scales = affine.symmetric(weight, axis)
-            others = tuple(index for index in range(weight.ndim) if index != axis)
-            made[source, axis] = (
+            others = () if linear else tuple(index for index in range(weight.ndim) if index != axis)
+            made[source, axis, linear] = (
                 rewriter.constant(f"{source.name}_int8", integers),
                 rewriter.constant(f"{source.name}_scale", np.expand_dims(scales, others)),
             )
-        stored, scale = made[source, axis]
+        stored, scale = made[source, axis, linear]
         real = rewriter.op("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
-        node.replace_input_with(1, rewriter.op("Mul", [real, scale]))
+        if linear:
+            _scale_behind(rewriter, node, real, scale)
+        else:
+            node.replace_input_with(1, rewriter.op("Mul", [real, scale]))
         done += 1
     return done
+
+
+def _scale_behind(rewriter: Rewriter, node: ir.Node, weight: ir.Value, scale: ir.Value) -> None:
+    """Let a linear layer take `weight`, and scale what comes of it before a bias is added."""
+    turned = {"transB": 1} if attribute(node, "transB", 0) else {}
+    product = rewriter.op(node.op_type, [node.inputs[0], weight], turned)
+    made = rewriter.op("Mul", [product, scale])
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        made = rewriter.op("Add", [made, node.inputs[2]])
+    rewriter.replace(node.outputs[0], made)
 
 
 def _output_axis(node: ir.Node) -> int | None:
