@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from openglm.device import instructions, profile
+from openglm.device.heat import PHONES
 from openglm.device.instructions import Counted
 from openglm.device.latency import predict as roofline
 from openglm.device.phone import costs
@@ -55,7 +56,7 @@ def learn(measurements: Measurements, counts: Sequence[Counted] | None = None) -
     """Everything that ships; what it says of instructions stays as it is where there are no `counts`."""
     rows = measurements.npu
     groups = measurements.groups(rows)
-    tables = for_unmeasured(bagged(rows, groups).tables(), MEASURED)
+    tables = for_unmeasured(bagged(rows, groups).tables(), phones())
     errors = _log_ms(rows) - cross_validated(rows, groups)
     unseen = [device_left_out(rows, groups, name) for name in MEASURED]
     own = [index for indices, _ in unseen for index in indices]
@@ -118,6 +119,11 @@ def for_unmeasured(tables: Coefficients, profiles: Mapping[str, str]) -> Coeffic
     return replace(tables, unmeasured=offsets, slopes=slopes)
 
 
+def phones() -> dict[str, str]:
+    """Of the measured devices those that are phones, as most that were never measured are."""
+    return {name: measured for name, measured in MEASURED.items() if profile.load(name).tier in PHONES}
+
+
 def _npu(name: str) -> tuple[Unit, Device]:
     device = profile.load(name)
     return next(unit for unit in device.units if unit.kind == "npu"), device
@@ -131,7 +137,7 @@ def device_left_out(
     Neither the device nor the models that are predicted took part in the fit.
     """
     unit, device = _npu(name)
-    others = {other: measured for other, measured in MEASURED.items() if other != name}
+    others = {other: measured for other, measured in phones().items() if other != name}
     own = [index for index, row in enumerate(rows) if row.device == MEASURED[name]]
     predicted = np.zeros(len(own))
     for test in folds(groups, count):
