@@ -35,7 +35,7 @@ def test_a_program_with_gates(command: Command, emulation: Emulation, cascade_bu
     assert " ms" not in ran.out
     ran = command("compare", cascade_bundle, "--cpu", "cortex-a53", "--counts", counts)
     assert ran.code == 2
-    assert "is a program with gates" in ran.err
+    assert "a program of several graphs" in ran.err
     assert not counts.exists()
 
 

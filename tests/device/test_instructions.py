@@ -18,7 +18,9 @@ from openglm.device.fit import fit
 from openglm.device.instructions import Counted, core, digest, found, read, write
 from openglm.device.latency import BANDWIDTH_SHARE
 from openglm.device.phone import coefficients
-from openglm.device.phone.learn import others_median
+from openglm.device.phone.learn import CPU_THREADS, as_int8, counted_logs, cpus, others_median
+from openglm.device.phone.measurements import A78_BOARD, Graph, Measurements
+from openglm.device.phone.refit import Row
 from openglm.device.profile import Device
 from openglm.errors import InputError
 from openglm.model.analysis.statistics import Statistics, analyse
@@ -176,3 +178,30 @@ def test_what_is_no_file_of_counts(tmp_path: Path, content: str) -> None:
 def test_a_model_is_predicted_by_the_others() -> None:
     logs = np.array([1.0, 1.0, 2.0, 5.0])
     assert others_median(["a", "a", "b", "c"], logs).tolist() == [3.5, 3.5, 1.0, 1.0]
+
+
+def test_measured_models_are_compared_with_their_counts_on_the_right_core(tmp_path: Path) -> None:
+    path = linear(tmp_path / "m.onnx")
+    known = statistics(path)
+    (chip,) = set(cpus()) - {A78_BOARD}
+    graphs = {(name, "part"): Graph(known, doubtful=False) for name in ("m", "uncounted")}
+    rows = [
+        Row(name, "part", device, "onnx", scheme, 5.0, np.zeros(1))
+        for name, device, scheme in (
+            ("m", A78_BOARD, "w8a8"),
+            ("m", chip, "w8a8"),
+            ("m", chip, "float"),
+            ("uncounted", chip, "w8a8"),
+        )
+    ]
+    counts = [
+        counted(path, model="m/part", cpu="cortex-a76", instructions=9_000_000),
+        counted(path, model="m/part", cpu="armv8.6-i8mm"),
+        counted(path, model="m/part", cpu="cortex-a53", instructions=1),
+    ]
+    found, logs = counted_logs(Measurements(graphs, [], rows), counts)
+    assert found == rows[:2]
+    for row, count, log in zip(found, counts, logs, strict=False):
+        device = cpus()[row.device]
+        nominal = count.nominal_ms(as_int8(known), device, device.cpu, CPU_THREADS)
+        assert log == pytest.approx(math.log(5.0 / nominal))

@@ -23,7 +23,7 @@ from openglm.model.analysis.statistics import analyse
 from openglm.model.auto import printable
 from openglm.model.sources import onnx_file
 from openglm.runtimes.onnxruntime import NAME, version
-from openglm.search.comparison import check_alike, open_source, timed
+from openglm.search.comparison import Opened, check_alike, open_source, timed
 from openglm.search.feed import Feed
 
 SAMPLES = 8
@@ -47,7 +47,7 @@ class Side(_Part):
     matrices: int
     """Of the instructions those that multiply vectors, by kind: `Counts` says which."""
     graph: str | None
-    """What a latency predicted from these counts knows the graph by; none of a program with gates."""
+    """What `fit` knows it by; none where it is not one graph, or names sizes that the first does not."""
 
 
 class Comparison(_Part):
@@ -61,14 +61,15 @@ class Comparison(_Part):
     engine: str
 
     def counted(self) -> list[Counted]:
-        """What `fit` predicts from; raises `InputError` for a program with gates."""
+        """What `fit` predicts from; raises `InputError` for a program of several segments."""
         own = {"floats", "integers", "dots", "matrices", "instructions"}
         made = []
         for side in self.sides:
             if side.graph is None:
                 raise InputError(
-                    f"{side.name} is a program with gates, and `fit` predicts one graph.",
-                    "Leave it out, or count its segments' files.",
+                    f"`fit` cannot use the count of {side.name}: it is a program of several graphs, or "
+                    f"names other sizes than {self.sides[0].name}.",
+                    "Count it alone, or a program's segments by their files.",
                 )
             made.append(
                 Counted(
@@ -117,7 +118,7 @@ def compare(
             Side(
                 name=printable(source),
                 ratio=found.instructions / base,
-                graph=_digest(each.path, first.shape),
+                graph=_digest(each, first.shape),
                 **vars(found),
             )
             for source, each, found in zip(sources, opened, counts, strict=True)
@@ -128,14 +129,17 @@ def compare(
     )
 
 
-def _digest(path: Path, shape: Mapping[str, int]) -> str | None:
-    """Of a model's file, or of a program's where that is one graph, at the sizes of its named dimensions."""
+def _digest(opened: Opened, shape: Mapping[str, int]) -> str | None:
+    """Of a model's graph, or of a program's where that is one, at the sizes that were run."""
+    if not set(opened.shape) <= set(shape):
+        return None
+    path = opened.path
     if path.suffix == ".json":
         program = ProgramFile.read(path).program
         if len(program.segments) > 1 or program.gates:
             return None
         (path,) = files_of(program, NAME, path.parent).values()
-    return digest(analyse(onnx_file.read(path), shape))
+    return digest(analyse(onnx_file.read(path), {name: shape[name] for name in opened.shape}))
 
 
 def count(path: Path, inputs: Sequence[Mapping[str, np.ndarray]], core: Cpu, times: int = TIMES) -> Counts:
