@@ -221,6 +221,29 @@ def test_weight_only_quantization_computes_in_float(tmp_path: Path) -> None:
     assert after.weight_bytes == before.weight_bytes // 8 + before.weight_bytes // 32  # and a scale each 32
 
 
+def test_what_is_made_of_weights_alone_costs_nothing_at_a_call(tmp_path: Path) -> None:
+    plain = "g (float[4, 64] x) => (float[4, 32] y) { y = MatMul(x, w) }"
+    turned = "g (float[4, 64] x) => (float[4, 32] y) { t = Transpose <perm = [1, 0]> (v) y = MatMul(x, t) }"
+    before = analyse(ir.load(_saved(tmp_path / "a.onnx", plain, w=(64, 32))))
+    after = analyse(ir.load(_saved(tmp_path / "b.onnx", turned, v=(32, 64))))
+    (product,) = before.layers
+    transpose, same = after.layers
+    assert not transpose.runs
+    assert (same.macs, same.read_bytes, same.write_bytes) == (
+        product.macs, product.read_bytes, product.write_bytes
+    )  # fmt: skip
+    fed = "g (float[4, 64] x, float[32, 64] v) => (float[4, 32] y) { t = Transpose(v) y = MatMul(x, t) }"
+    assert analyse(ir.load(_saved(tmp_path / "c.onnx", fed))).layers[0].runs
+
+
+def test_a_scale_and_a_bias_run_inside_the_product(tmp_path: Path) -> None:
+    body = """g (float[4, 64] x, float[4, 32] z) => (float[4, 32] y) {
+        h = MatMul(x, w)  s = Mul(h, scale)  b = Add(s, bias)  y = Mul(b, z)
+    }"""
+    found = analyse(ir.load(_saved(tmp_path / "m.onnx", body, w=(64, 32), scale=(32,), bias=(32,))))
+    assert [layer.runs for layer in found.layers] == [True, False, False, True]
+
+
 def test_static_quantization_hides_its_conversions(tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 

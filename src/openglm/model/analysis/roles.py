@@ -1,9 +1,9 @@
 """What an engine makes of each node: the precision it computes in, and whether it runs by itself.
 
-Two habits of exporters and quantizers are seen through. A quantized graph written with QuantizeLinear
+Habits of exporters and quantizers are seen through. A quantized graph written with QuantizeLinear
 and DequantizeLinear around float operators (QDQ) runs in int8, the conversions fused away. And
-small operators behind a product (an activation, a bias, the rescaling of an integer product) run
-inside it.
+small operators behind a product (an activation, a bias, a scale) run inside it. What is made of weights
+alone is made once, when the graph is loaded.
 """
 
 from __future__ import annotations
@@ -40,10 +40,15 @@ class Roles:
         for node in graph.all_nodes():  # in order: what is behind a fused node may be fused too
             if self._runs_inside(node):
                 self._fused.add(node)
+        self._once: set[ir.Node] = set()
+        for node in graph:
+            if self._runs_once(node):
+                self._once.add(node)
 
     def free(self, node: ir.Node) -> bool:
         """Whether the node costs nothing of its own."""
-        return node.op_type in VIEWS or node.op_type in ("Shape", "Size") or node in self._fused
+        cheap = node.op_type in VIEWS or node.op_type in ("Shape", "Size")
+        return cheap or node in self._fused or node in self._once
 
     def precision(
         self, node: ir.Node, inputs: Sequence[TensorInfo | None]
@@ -118,10 +123,20 @@ class Roles:
         # MatMulInteger -> Cast -> Mul by the scales -> Add of the bias: engines rescale as they write.
         if node.op_type == "Cast":
             return maker.op_type in _INTEGER_PRODUCTS
+        constant = any(each in self._weights for each in node.inputs)
         if node.op_type == "Mul":
-            return behind and maker.op_type == "Cast"
-        biased = node.op_type == "Add" and any(value in self._weights for value in node.inputs)
+            return (behind and maker.op_type == "Cast") or (constant and maker.op_type in _PRODUCTS)
+        biased = node.op_type == "Add" and constant
         return biased and (maker.op_type in _PRODUCTS or (behind and maker.op_type == "Mul"))
+
+    def _runs_once(self, node: ir.Node) -> bool:
+        """Whether an engine computes it when it loads the graph: all that it reads is constant."""
+        given = [value for value in node.inputs if value is not None]
+        return (
+            bool(given)
+            and node.op_type != "DequantizeLinear"  # left for the integer operator that may take it
+            and all(value in self._weights or value.producer() in self._once for value in given)
+        )
 
     def _four_bits(self, value: ir.Value | None) -> bool:
         """Whether a value is a 4-bit weight dequantized."""
