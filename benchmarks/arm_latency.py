@@ -33,7 +33,14 @@ from openglm.arm.emulator import Counts
 from openglm.device import instructions
 from openglm.device.instructions import Counted
 from openglm.device.phone.conformal import interval
-from openglm.device.phone.learn import counted_logs, cpu_errors, cpus, on_cpus, others_median
+from openglm.device.phone.learn import (
+    counted_logs,
+    cpu_errors,
+    cpus,
+    on_cpus,
+    other_cpus_median,
+    others_median,
+)
 from openglm.device.phone.measurements import Measurements, read
 from openglm.device.phone.refit import Row
 
@@ -95,7 +102,7 @@ def tables_of(data: Measurements, counts: Sequence[Counted]) -> str:
         "roofline": roofline,
         "roofline, one factor": roofline - others_median(groups, roofline),
         "instructions, one factor": logs - others_median(groups, logs),
-        "instructions, the other CPU's factor": across(rows, groups, logs),
+        "instructions, the other CPU's factor": logs - other_cpus_median(rows, groups, logs),
     }
     lines = []
     for device in (*sorted(set(devices)), "both"):
@@ -116,39 +123,26 @@ def tables_of(data: Measurements, counts: Sequence[Counted]) -> str:
         [
             "Error of the predicted latency, and measured / predicted:",
             tables.markdown(head, lines, left=2),
-            coverage(groups, logs),
+            coverage(rows, groups, logs),
         ]
     )
 
 
-def across(rows: Sequence[Row], groups: Sequence[str], logs: np.ndarray) -> np.ndarray:
-    """Errors with the factor of the other CPU on the other models."""
-    errors = np.zeros(len(rows))
-    for index, row in enumerate(rows):
-        kept = [
-            place
-            for place, other in enumerate(rows)
-            if other.device != row.device and groups[place] != groups[index]
-        ]
-        errors[index] = logs[index] - np.median(logs[kept])
-    return errors
-
-
-def coverage(groups: Sequence[str], logs: np.ndarray) -> str:
-    """How often an interval from the other models' errors holds."""
-    of = np.array(groups)
-    holds = []
-    widths = []
+def coverage(rows: Sequence[Row], groups: Sequence[str], logs: np.ndarray) -> str:
+    """How often an interval from the other models' errors holds, with the other CPU's factor as it ships."""
+    of, wrong = np.array(groups), logs - other_cpus_median(rows, groups, logs)
+    holds, widths = [], []
     for group in sorted(set(groups)):
-        kept = of != group
-        others = [groups[place] for place in np.flatnonzero(kept)]
-        one = interval(others, logs[kept] - others_median(others, logs[kept]))
-        wrong = logs[~kept] - np.median(logs[kept])
-        holds += [one.low <= each <= one.high for each in wrong]
+        kept = np.flatnonzero(of != group)
+        others, owners = [rows[place] for place in kept], [groups[place] for place in kept]
+        one = interval(owners, logs[kept] - other_cpus_median(others, owners, logs[kept]))
+        holds += [one.low <= each <= one.high for each in wrong[of == group]]
         widths.append(one.high - one.low)
     width = np.exp(np.median(widths) / 2)
-    often = f"{np.mean(holds):.0%} of the time"
-    return f"The 90 % interval of the other models holds {often} (half width x / {width:.2f})."
+    return (
+        f"With the other CPU's factor the 90 % interval of the other models, which is the one that `fit` "
+        f"shows, holds {np.mean(holds):.0%} of the time (half width x / {width:.2f})."
+    )
 
 
 def counted(graph: Path, core: Cpu) -> Counts:

@@ -69,7 +69,7 @@ def learn(measurements: Measurements, counts: Sequence[Counted] | None = None) -
         of_counts, logs = counted_logs(measurements, counts)
         groups_of_counts = measurements.groups(of_counts)
         factor = float(np.median(logs))
-        counted = interval(groups_of_counts, logs - others_median(groups_of_counts, logs))
+        counted = interval(groups_of_counts, logs - other_cpus_median(of_counts, groups_of_counts, logs))
     return replace(
         tables,
         source=SOURCE,
@@ -183,6 +183,13 @@ def others_median(groups: Sequence[str], logs: np.ndarray) -> np.ndarray:
     """For each row the median of the other groups' logs."""
     of = np.array(groups)
     return np.array([np.median(logs[of != own]) for own in groups])
+
+
+def other_cpus_median(rows: Sequence[Row], groups: Sequence[str], logs: np.ndarray) -> np.ndarray:
+    """The same on the other CPUs alone: what is known of one that was never measured."""
+    of, on = np.array(groups), np.array([row.device for row in rows])
+    pairs = zip(groups, on, strict=True)
+    return np.array([np.median(logs[(of != own) & (on != device)]) for own, device in pairs])
 
 
 def on_cpus(measurements: Measurements) -> Iterator[tuple[Row, Device, Statistics]]:
