@@ -18,7 +18,14 @@ from openglm.device.fit import fit
 from openglm.device.instructions import Counted, core, digest, found, read, write
 from openglm.device.latency import BANDWIDTH_SHARE
 from openglm.device.phone import coefficients
-from openglm.device.phone.learn import CPU_THREADS, as_int8, counted_logs, cpus, others_median
+from openglm.device.phone.learn import (
+    CPU_THREADS,
+    as_int8,
+    counted_logs,
+    cpus,
+    other_cpus_median,
+    others_median,
+)
 from openglm.device.phone.measurements import A78_BOARD, Graph, Measurements
 from openglm.device.phone.refit import Row
 from openglm.device.profile import Device
@@ -177,7 +184,12 @@ def test_what_is_no_file_of_counts(tmp_path: Path, content: str) -> None:
 
 def test_a_model_is_predicted_by_the_others() -> None:
     logs = np.array([1.0, 1.0, 2.0, 5.0])
-    assert others_median(["a", "a", "b", "c"], logs).tolist() == [3.5, 3.5, 1.0, 1.0]
+    groups = ["a", "a", "b", "c"]
+    assert others_median(groups, logs).tolist() == [3.5, 3.5, 1.0, 1.0]
+    rows = [
+        Row(name, "", cpu, "onnx", "w8a8", 1.0, np.zeros(1)) for name, cpu in zip(groups, "xyxy", strict=True)
+    ]
+    assert other_cpus_median(rows, groups, logs).tolist() == [5.0, 2.0, 3.0, 1.5]
 
 
 def test_measured_models_are_compared_with_their_counts_on_the_right_core(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Coefficients:
     counted_factor: float
     """In log: how much longer the same models took there than their instructions say (`instructions.py`)."""
     counted: Interval
-    """Of what counted instructions say, with that factor."""
+    """Of what counted instructions say, with the factor of CPUs other than the model ran on."""
 
     def log_ms(self, terms: Mapping[str, float], device: Factors, runtime: str, scheme: Scheme) -> float:
         """The log of the predicted milliseconds of a graph with these nominal terms."""
