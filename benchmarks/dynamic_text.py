@@ -3,11 +3,11 @@
     python benchmarks/dynamic_text.py --data ../shared/data/glue
 
 The model is the one that `zoo/make.py` trains, before its weights are rounded: fine-tuned on all four
-tasks together, then given exits and thresholds for tokens. From it come programs: with exits alone, with
-token pruning alone, with both in int8. A static student is what the fine-tuned model becomes when layers
-are left out and it learns from the whole one for as many steps as the exits did. Gates are set on rows
-that were held out of training; dev sets only judge. Everything runs in ONNX Runtime on one thread, a row
-at a time at its own length, all models in turn in every round.
+tasks together, then given exits, and taught to do with fewer tokens. From it come programs: with exits
+alone, with token pruning alone, with both in int8. A static student is what the fine-tuned model becomes
+when layers are left out and it learns from the whole one for as many steps as the exits did. Gates are set
+on rows that were held out of training; dev sets only judge. Everything runs in ONNX Runtime on one thread, a
+row at a time at its own length, all models in turn in every round.
 
 What zoo/make.py trains, and the students, are kept in build/zoo. Exits with 1 where a target is missed.
 """
@@ -53,7 +53,7 @@ from openglm.search.trial import write_draft
 
 FOLDER = make.WORK / "dynamic"
 DROP = 0.02
-"""What gates may cost, of accuracy: half each those of exits and of tokens."""
+"""What gates may cost, of accuracy."""
 LONG = 64
 """Tokens beyond which a row is long."""
 TIMED = 40

@@ -228,7 +228,7 @@ def _uncut(program: Program, folder: Path, inputs: list[State], rounds: int) -> 
 def _closed(program: Program) -> Iterator[Any]:
     for gate in program.gates:
         if gate.kind == "tokens":
-            yield gate.model_copy(update={"settings": {**gate.settings, "scale": 0.0}})
+            yield gate.model_copy(update={"settings": {**gate.settings, "share": 1.0}})
         else:
             yield gate.model_copy(update={"routes": (gate.routes[-1],) * len(gate.routes)})
 

@@ -4,9 +4,9 @@
 
 `--data` holds the folders SST-2, CoLA, MRPC and STS-B, as GLUE has them. A language model learns to judge
 CoLA's sentences and judges others; the encoder is fine-tuned on all four tasks and these judgements at
-once; then exits after every layer and thresholds for tokens learn from its end; the network's weights go
-most of the way back, and exits learn once more; then weights are rounded to 8 bits. What is done is kept
-in build/zoo, and goes on where it was stopped. The package in zoo/open-autoglm-base gets the result.
+once; then exits after every layer learn from its end, and it learns to do with fewer tokens; the network's
+weights go most of the way back, and exits learn once more; then weights are rounded to 8 bits. What is done
+is kept in build/zoo, and goes on where it was stopped. The package in zoo/open-autoglm-base gets the result.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ HOME = Path(__file__).parent
 WORK = HOME.parent / "build" / "zoo"
 PACKAGE = HOME / "open-autoglm-base" / "open_autoglm_base"
 STEPS, RATE = 900, 6e-5
-"""For how long, and how fast, exits and thresholds learn."""
+"""For how long, and how fast, exits learn, and the network to do with fewer tokens."""
 KEPT = 0.75
 """Of the fine-tuned weights, the share in those that are kept. What the network itself answers gets worse
-while exits and thresholds learn; of the mean of the weights before and after it does not, and exits lose
+while exits learn; of the mean of the weights before and after it does not, and exits lose
 little (Wortsman et al. 2022)."""
 HEADS = 300
-"""Steps for which exits learn once more, the network as it then is. Thresholds would drop too much."""
-AFTER = (0, 2, 4)
-"""Blocks that tokens may be dropped behind."""
+"""Steps for which exits learn once more, the network as it then is."""
+AFTER = (2,)
+"""Blocks that tokens may be dropped in, behind their attention."""
 EVERY_S = 20.0
 """Between two lines on how a training goes."""
 ENCODER = "all-minilm-l6-v2"
@@ -89,7 +89,7 @@ def finetuned(data: Path, sentences: Path | None = None) -> Path:
 
 
 def with_exits(folder: Path, data: Path) -> Model:
-    """The fine-tuned model with exits and thresholds that have learnt."""
+    """The fine-tuned model with exits that have learnt, and with tokens that may be dropped."""
     model = AutoModel.from_pretrained(folder)
     context = context_of(model, data, WORK / "exits")
     for step in (

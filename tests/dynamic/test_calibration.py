@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.dynamic.calibration import Calibrated, _threshold, calibrate, leaving, proven
+from openglm.dynamic.calibration import Calibrated, Option, _threshold, calibrate, leaving, proven
 
 
 def losing(rng: np.random.Generator, count: int, mean: float) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_the_claim_holds_on_other_data() -> None:
     rng = np.random.default_rng(0)
     fresh = samples(rng, 100_000)
     draws, max_drop = 120, 0.03
-    found = [calibrate(*samples(rng, 1500), WORK, max_drop, 0.9) for _ in range(draws)]
+    found = [calibrate([Option(*samples(rng, 1500), WORK)], max_drop, 0.9) for _ in range(draws)]
     assert sum(lost(one, *fresh) > max_drop for one in found) <= 0.1 * draws
     # It is no empty claim: some leave in nearly every draw.
     assert sum(any(least is not None for least in one.thresholds) for one in found) >= 0.9 * draws
@@ -140,7 +140,7 @@ def test_the_claim_holds_on_other_data() -> None:
 def test_what_is_told_is_of_the_rows_that_decided() -> None:
     rng = np.random.default_rng(1)
     scores, losses = samples(rng, 1501)
-    found = calibrate(scores, losses, WORK, 0.05, 0.9)
+    found = calibrate([Option(scores, losses, WORK)], 0.05, 0.9)
     deciding = slice(1, None, 2)
     assert found.rows == 750
     assert found.drop == pytest.approx(lost(found, scores[:, deciding], losses[:, deciding]))
@@ -149,7 +149,7 @@ def test_what_is_told_is_of_the_rows_that_decided() -> None:
 
 def test_more_is_allowed_more_leave() -> None:
     scores, losses = samples(np.random.default_rng(2), 4000)
-    work = [calibrate(scores, losses, WORK, drop, 0.9).work for drop in (0.01, 0.05, 0.2, 1.0)]
+    work = [calibrate([Option(scores, losses, WORK)], drop, 0.9).work for drop in (0.01, 0.05, 0.2, 1.0)]
     assert work == sorted(work, reverse=True)
     assert work[-1] == pytest.approx(WORK[0], abs=0.01)
 
@@ -162,12 +162,12 @@ def test_a_cut_has_to_pay() -> None:
     # All leave at the second who leave at the first, and hardly a row at the third who did not.
     scores = np.stack([np.where(sure < 0.02, 1.0, 0.0), np.ones(4000), np.ones(4000)])
     losses[0, sure >= 0.02] = 1.0
-    found = calibrate(scores, losses, work, 0.02, 0.9)
+    found = calibrate([Option(scores, losses, work)], 0.02, 0.9)
     assert found.thresholds == (None, 1.0, None)
     assert found.work == pytest.approx(0.32)
     # The same exit where it saves more than it costs.
     scores[0], losses[0] = np.where(sure < 0.5, 1.0, 0.0), sure >= 0.5
-    found = calibrate(scores, losses, np.array([0.2, 0.8, 0.9, 1.0]), 0.02, 0.9)
+    found = calibrate([Option(scores, losses, np.array([0.2, 0.8, 0.9, 1.0]))], 0.02, 0.9)
     assert found.thresholds == (1.0, 1.0, None)
 
 
@@ -176,7 +176,7 @@ def test_nothing_proven_nobody_leaves(count: int) -> None:
     scores, losses = samples(np.random.default_rng(0), count)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = calibrate(scores, losses, WORK, 0.005, 0.9)
+        found = calibrate([Option(scores, losses, WORK)], 0.005, 0.9)
     assert found == Calibrated((None, None), 0.0, 1.0, count // 2)
 
 
@@ -186,6 +186,42 @@ def test_scores_that_are_no_numbers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores, losses = samples(rng, 600)
     scores[rng.random(scores.shape) < 0.3] = np.nan
-    found = calibrate(scores, losses, WORK, 0.1, 0.8)
+    found = calibrate([Option(scores, losses, WORK)], 0.1, 0.8)
     place = leaving(scores, found.thresholds)
     assert (place[np.isnan(scores).all(0)] == 2).all()
+
+
+def test_of_ways_to_run_the_one_with_least_work_is_taken() -> None:
+    """The second way takes less and loses too much, the third loses a little."""
+    rng = np.random.default_rng(4)
+    scores, losses = samples(rng, 4000)
+    bold, careful = losses.copy(), losses.copy()
+    bold[-1] = rng.random(4000) < 0.3
+    careful[-1, ::100] = 1
+    work = np.stack([np.full(4000, share) for share in WORK])
+    ways = [
+        Option(np.full_like(scores, np.nan), losses, work),
+        Option(np.full_like(scores, np.nan), bold, 0.3 * work),
+        Option(np.full_like(scores, np.nan), careful, 0.6 * work, np.array([1, 1, 1])),
+    ]
+    found = calibrate(ways, 0.05, 0.9)
+    assert found.option == 2
+    assert found.work == pytest.approx(0.6)
+    assert found.drop == pytest.approx((careful[-1] - losses[-1])[1::2].mean())
+    # With exits a way may be worth more, and one whose cuts take what it saves is worth nothing.
+    assert calibrate([ways[0], Option(scores, careful, 0.6 * work)], 0.05, 0.9).work < 0.6
+    assert calibrate([ways[0], ways[2]._replace(cuts=np.full(3, 30))], 0.05, 0.9).option == 0
+
+
+def test_the_claim_holds_for_ways_to_run() -> None:
+    """Of many ways with fewer tokens, each of which loses what it saves by chance."""
+    draws, max_drop, shares = 60, 0.03, np.linspace(0, 0.1, 12)
+    rng, risky = np.random.default_rng(5), 0
+    none = np.zeros((0, 1500))
+    for _ in range(draws):
+        ways = [
+            Option(none, (rng.random((1, 1500)) < share).astype(float), np.array([1 - share]))
+            for share in shares
+        ]
+        risky += shares[calibrate(ways, max_drop, 0.9).option] > max_drop
+    assert risky <= 0.1 * draws

@@ -176,10 +176,42 @@ def test_tokens_keep_their_order_and_what_matters(
         np.testing.assert_array_equal(passed.state["hidden"][row, left], state["hidden"][row, kept])
 
 
+@settings(max_examples=60)
+@given(st.integers(1, 4), st.integers(1, 30), st.integers(1, 10), st.floats(0, 1), st.integers(0, 10**6))
+def test_so_many_tokens_stay_as_was_settled(
+    rows: int, length: int, least: int, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, length + 1, rows)
+    there = np.arange(length)[None] < lengths[:, None]
+    importance = np.where(there, rng.permuted(np.arange(rows * length)).reshape(rows, length) + 1.0, 0)
+    gate = Tokens(importance="importance", mask="mask", absent=0, least=least, share=share, axes={"mask": 1})
+    kept = gate.kept(importance, there.astype(np.int64))
+    for row, own in enumerate(lengths):
+        count = min(own, least + int(np.ceil(share * max(0, own - least))))
+        others = sorted(range(1, own), key=lambda token: -importance[row, token])
+        assert set(np.flatnonzero(kept[row])) == {0, *others[: count - 1]}
+
+
+def test_tokens_by_a_threshold_as_bundles_had_it() -> None:
+    had = {"importance": "i", "mask": "m", "absent": 0.0, "threshold": 1.0, "scale": 0.5, "axes": {"m": 1}}
+    gate = parse(Gate(name="g", kind="tokens", settings=had, routes=("x",)))
+    assert isinstance(gate, Tokens)
+    assert gate.kept(np.array([[0.0, 0.1, 0.9, 1.0]]), np.ones((1, 4))).tolist() == [
+        [True, False, True, True]
+    ]
+
+
 def test_tokens_that_are_no_number_stay() -> None:
     gate = Tokens(importance="i", mask="m", absent=0, threshold=1.0, axes={"m": 1})
     kept = gate.kept(np.array([[np.nan, np.nan, np.nan]]), np.array([[1, 1, 0]]))
     assert kept.tolist() == [[True, True, False]]
+    gate = Tokens(importance="i", mask="m", absent=0, least=2, share=0, axes={"m": 1})
+    kept = gate.kept(np.array([[0.1, 0.5, np.nan, 0.6]]), np.ones((1, 4)))
+    assert kept.tolist() == [[True, False, True, False]]
+
+
+TOKENS = {"importance": "i", "mask": "m", "absent": 0, "axes": {"m": 1}}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +222,9 @@ def test_tokens_that_are_no_number_stay() -> None:
         ("entropy", {"threshold": -0.1}, "threshold"),
         ("patience", {"patience": 0}, "patience"),
         ("length", {"buckets": (8, 8)}, "ascend"),
+        ("tokens", {**TOKENS, "share": 1.5}, "share"),
+        ("tokens", {**TOKENS, "share": float("nan")}, "share"),
+        ("tokens", {**TOKENS, "least": 0}, "least"),
         ("wake", {"threshold": 0.5, "classes": ()}, "classes"),
         ("confidence", {"threshold": 0.5, "limit": 3}, "limit"),
         ("konfidence", {"threshold": 0.5}, "no gate of kind"),

@@ -159,9 +159,9 @@ class Words:
         return {"logits": np.stack([mean, -mean], axis=1)}
 
 
-def tokens(threshold: float) -> Program:
+def tokens(**how: float) -> Program:
     settings = {
-        "importance": "importance", "mask": "mask", "absent": 0.0, "threshold": threshold, "first": 0,
+        "importance": "importance", "mask": "mask", "absent": 0.0, "first": 0, **how,
         "axes": {"x": 1, "mask": 1},
     }  # fmt: skip
     gate = Gate(name="gate", kind="tokens", settings=settings, routes=("answer",))
@@ -170,24 +170,29 @@ def tokens(threshold: float) -> Program:
 
 
 @pytest.mark.parametrize("harmless", [True, False])
-def test_tokens_go_where_that_is_harmless(harmless: bool) -> None:
+@pytest.mark.parametrize("before", [{"threshold": 1.0}, {"least": 8, "share": 0.2}])
+def test_tokens_go_where_that_is_harmless(harmless: bool, before: dict[str, float]) -> None:
     rng = np.random.default_rng(2)
     sign = rng.choice([-1.0, 1.0], size=800)
     rows = []
     for one in sign:
-        small = 0.01 * rng.normal(size=6) if harmless else -0.2 * one * np.ones(6)
+        small = 0.01 * rng.normal(size=49) if harmless else -0.021 * one * np.ones(49)
         x = np.concatenate([[one], small])[None].astype(np.float32)
         rows.append(({"x": x, "mask": np.ones_like(x)}, None))
-    found = recalibrate(tokens(1.0), ANSWER, lambda part: Words(part.name), Samples.of(rows), **ALLOWED)
-    scale = found.program.gates[0].settings["scale"]
-    assert found.program.gates[0].settings["threshold"] == 1.0, "what was learnt stays"
+    program = tokens(**before)
+    found = recalibrate(program, ANSWER, lambda part: Words(part.name), Samples.of(rows), **ALLOWED)
+    settings = found.program.gates[0].settings
+    assert settings["threshold"] == 0.0, "numbers come in the place of thresholds"
     if harmless:
-        assert scale == 1.5
+        assert settings["share"] < 0.5
         assert found.after.work < 0.5
         assert found.notes[0].startswith("Tokens are dropped")
+        assert found.after.drop <= 0.05
     else:
-        assert scale <= 0.5, "of a mean importance of 0.31 more would drop what decides"
+        assert settings["share"] == 1.0, "with a token or two less the answer turns"
+        assert found.notes[0].startswith("No token is dropped")
         assert found.after.drop == 0
+        assert found.after.work == 1
         assert found.before.drop == 1
 
 

@@ -14,7 +14,7 @@ def test_batches_come_row_by_row() -> None:
     samples = Samples.of([(batch, 1.0), ({"x": np.zeros((1, 2)), "y": np.ones(1)}, 0.0)])
     assert samples.labels == [1.0, 1.0, 1.0, 0.0]
     np.testing.assert_array_equal(np.concatenate([row["x"] for row in samples.inputs[:3]]), batch["x"])
-    half = samples.proposing
+    half = samples.of_rows(np.array([0, 2]))
     assert half.labels == [1.0, 1.0]
     np.testing.assert_array_equal(half.inputs[1]["y"], [2])
 

@@ -91,3 +91,14 @@ def test_every_kind_of_gate_is_told_in_words(kind: str) -> None:
     }
     words = ways.says(Gate(name="g", kind=kind, settings=settings, routes=("a", "b")))
     assert not words.startswith("decides by")
+
+
+def test_tokens_by_number_or_as_older_bundles_have_it() -> None:
+    def told(**settings: float) -> str:
+        return ways.says(Gate(name="g", kind="tokens", settings=settings, routes=("a",)))
+
+    assert (
+        told(least=16, share=0.25).replace("\xa0", " ")
+        == "keeps the 16 most important tokens and 25 % of the others"
+    )
+    assert told(threshold=0.5, scale=1.5) == "drops tokens below 0.75 times the mean importance"

@@ -1,19 +1,24 @@
-"""Thresholds of exits, set on data so that what leaves early costs no more than was allowed.
+"""Thresholds of exits, and how many tokens stay, set on data so that they cost no more than was allowed.
 
-One half of the rows proposes sets of thresholds, with few exits or many, strict or lax, in the order of
-the risk that it sees in them; the other half tests them in that order and stops at the first that fails
-(Learn then Test, with fixed sequence testing: Angelopoulos et al. 2021; ordered by one half as in Pareto
-testing: Laufer-Goldshtein et al. 2023). Of those that pass, the one with the least work is taken. A set
-passes where the data bet successfully against its mean loss being above what is
-allowed (Waudby-Smith and Ramdas 2023), so that the claim holds with the stated certainty whatever the
-distribution is, as long as later inputs come from the same one.
+One half of the rows proposes sets of thresholds, with few exits or many, strict or lax, with all tokens or
+fewer: of those whose risk it finds alike, the one with the least work. The other half tests them in the
+order of that risk and stops at the first that fails (Learn then Test, with fixed sequence testing:
+Angelopoulos et al. 2021; ordered by one half, and only the best of it tested, as in Pareto testing:
+Laufer-Goldshtein et al. 2023). Of those that pass, the one with the least work is taken. A set passes where
+the data bet successfully against its mean loss being above what is allowed (Waudby-Smith and Ramdas 2023),
+so that the claim holds with the stated certainty whatever the distribution is, as long as later inputs come
+from the same one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+Thresholds = tuple[float | None, ...]
 
 CERTAINTY = 0.9
 """With which thresholds cost no more than allowed, if nothing else is said."""
@@ -24,11 +29,39 @@ CUT = 0.02
 for an encoder of six layers."""
 
 
+class Option(NamedTuple):
+    """What exits do with rows, in one of the ways that a program could run."""
+
+    scores: np.ndarray
+    """(exits, rows), higher where an exit is surer."""
+    losses: np.ndarray
+    """(exits + 1, rows), from 0 to 1, the end's last."""
+    work: np.ndarray
+    """The share of the whole model's work that leaving there takes, (exits + 1,) or (exits + 1, rows)."""
+    cuts: np.ndarray | int = 0
+    """How many cuts there are until there beside those of exits, (exits + 1,)."""
+
+    def of(self, rows: slice) -> Option:
+        """Of these rows alone."""
+        work = self.work if self.work.ndim == 1 else self.work[:, rows]
+        return Option(self.scores[:, rows], self.losses[:, rows], work, self.cuts)
+
+    def found(self, thresholds: Thresholds) -> tuple[np.ndarray, np.ndarray, float]:
+        """What rows that leave by these thresholds lose and what work they take, (rows,), and the mean of
+        that work with that of the cuts that they come to."""
+        place = leaving(self.scores, thresholds)
+        rows = np.arange(len(place))
+        work = self.work[place] if self.work.ndim == 1 else self.work[place, rows]
+        cuts = np.cumsum([*(least is not None for least in thresholds), False]) + self.cuts
+        cost = float((work + CUT * cuts[place]).mean()) if rows.size else 1.0
+        return self.losses[place, rows], work, cost
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """Thresholds, and what was found of them on the rows that decided."""
 
-    thresholds: tuple[float | None, ...]
+    thresholds: Thresholds
     """The least score to leave with at each exit; none: nobody leaves there."""
     drop: float
     """The mean loss beyond the whole model's."""
@@ -36,9 +69,11 @@ class Calibrated:
     """The mean share of the whole model's work."""
     rows: int
     """How many decided."""
+    option: int = 0
+    """Which of the ways to run."""
 
 
-def leaving(scores: np.ndarray, thresholds: tuple[float | None, ...]) -> np.ndarray:
+def leaving(scores: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     """The exit at which each row leaves, (rows,), the number of exits being the end.
 
     `scores` is (exits, rows), higher where an exit is surer; a score that is no number does not leave.
@@ -50,64 +85,63 @@ def leaving(scores: np.ndarray, thresholds: tuple[float | None, ...]) -> np.ndar
     return place
 
 
-def calibrate(
-    scores: np.ndarray, losses: np.ndarray, work: np.ndarray, max_drop: float, certainty: float
-) -> Calibrated:
-    """The thresholds with the least work of those that pass, their cuts counted in.
+def calibrate(options: Sequence[Option], max_drop: float, certainty: float) -> Calibrated:
+    """The thresholds, and the way to run, with the least work of those that pass, their cuts counted in.
 
-    `scores` is (exits, rows), higher where an exit is surer; `losses` (exits + 1, rows), from 0 to 1,
-    the end's last; `work` (exits + 1,) the share of the whole model's work that leaving there takes.
-    The mean loss beyond the end's is at most `max_drop`, with `certainty`, from 0 to 1.
+    The first of `options` is the whole model. The mean loss beyond that of its end is at most `max_drop`,
+    with `certainty`, from 0 to 1.
     """
-    half, deciding = slice(0, None, 2), slice(1, None, 2)
-    excess = losses - losses[-1]
-    rows = np.arange(losses.shape[1])[deciding]
-    found: tuple[float | None, ...] = (None,) * len(scores)
-    least = float(work[-1])
-    for tried in _proposed(scores[:, half], excess[:, half], work, max_drop):
-        place = leaving(scores[:, rows], tried)
-        if not proven(excess[place, rows], max_drop, certainty):
+    proposing = [option.of(slice(0, None, 2)) for option in options]
+    deciding = [option.of(slice(1, None, 2)) for option in options]
+    whole = deciding[0].losses[-1]
+    best: tuple[int, Thresholds] = 0, (None,) * len(options[0].scores)
+    least = deciding[0].found(best[1])[2]
+    for number, tried in _proposed(proposing, max_drop):
+        lost, _, cost = deciding[number].found(tried)
+        if not proven(lost - whole, max_drop, certainty):
             break
-        if (cost := _cost(place, tried, work)) < least:
-            found, least = tried, cost
-    if not rows.size:
-        return Calibrated(found, 0.0, 1.0, 0)
-    place = leaving(scores[:, rows], found)
-    return Calibrated(found, float(excess[place, rows].mean()), float(work[place].mean()), len(rows))
+        if cost < least:
+            best, least = (number, tried), cost
+    number, thresholds = best
+    lost, work, _ = deciding[number].found(thresholds)
+    if not work.size:
+        return Calibrated(thresholds, 0.0, 1.0, 0)
+    return Calibrated(thresholds, float((lost - whole).mean()), float(work.mean()), len(work), number)
 
 
-def _cost(place: np.ndarray, thresholds: tuple[float | None, ...], work: np.ndarray) -> float:
-    """The mean share of the whole model's work of rows that leave at `place`, with that of the cuts that they
-    come to."""
-    cuts = np.cumsum([*(least is not None for least in thresholds), False])
-    return float((work + CUT * cuts)[place].mean())
-
-
-def _proposed(
-    scores: np.ndarray, excess: np.ndarray, work: np.ndarray, max_drop: float
-) -> list[tuple[float | None, ...]]:
-    """Sets of thresholds, the least risky first: from each exit on, and with each share of what is allowed,
-    exits left out whose cuts take more than they save.
+def _proposed(options: Sequence[Option], max_drop: float) -> list[tuple[int, Thresholds]]:
+    """Sets of thresholds, the least risky first, each with less work than those before: in every way to run,
+    from each exit on, and with each share of what is allowed, exits left out whose cuts take more than they
+    save.
 
     A set's risk is the mean of what it loses and twice that mean's standard error.
     """
-    risks: dict[tuple[float | None, ...], float] = {}
-    rows = np.arange(scores.shape[1])
-    for lax in LAX:
-        each = [
-            _threshold(score, lost, lax * max_drop) for score, lost in zip(scores, excess[:-1], strict=True)
-        ]
-        for first in range(len(each)):
-            tried = _worthwhile(scores, (*[None] * first, *each[first:]), work)
-            if any(least is not None for least in tried):
-                lost = excess[leaving(scores, tried), rows]
-                risks[tried] = float(lost.mean() + 2 * lost.std() / max(len(rows), 1) ** 0.5)
-    return sorted(risks, key=lambda tried: risks[tried])
+    whole = options[0].losses[-1]
+    found: dict[tuple[int, Thresholds], tuple[float, float]] = {}
+    for number, option in enumerate(options):
+        excess = option.losses - whole
+        none: Thresholds = (None,) * len(option.scores)
+        tried = {none} if number else set()
+        for lax in LAX:
+            pairs = zip(option.scores, excess[:-1], strict=True)
+            each = [_threshold(score, lost, lax * max_drop) for score, lost in pairs]
+            tried |= {_worthwhile(option, (*[None] * first, *each[first:])) for first in range(len(each))} - {
+                none
+            }
+        for thresholds in tried:
+            lost, _, cost = option.found(thresholds)
+            lost = lost - whole
+            risk = float(lost.mean() + 2 * lost.std() / len(lost) ** 0.5) if lost.size else 0.0
+            found[number, thresholds] = risk, cost
+    proposed, least = [], np.inf
+    for key in sorted(found, key=lambda key: found[key]):
+        if found[key][1] < least:
+            least = found[key][1]
+            proposed.append(key)
+    return proposed
 
 
-def _worthwhile(
-    scores: np.ndarray, thresholds: tuple[float | None, ...], work: np.ndarray
-) -> tuple[float | None, ...]:
+def _worthwhile(option: Option, thresholds: Thresholds) -> Thresholds:
     """These thresholds without those that save too little, one after another."""
     while True:
         fewer = [
@@ -115,7 +149,7 @@ def _worthwhile(
             for place, least in enumerate(thresholds)
             if least is not None
         ]
-        best = min((*fewer, thresholds), key=lambda tried: _cost(leaving(scores, tried), tried, work))
+        best = min((*fewer, thresholds), key=lambda tried: option.found(tried)[2])
         if best == thresholds:
             return thresholds
         thresholds = best

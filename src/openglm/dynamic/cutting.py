@@ -20,9 +20,7 @@ from openglm.model.tensor import TensorSpec
 
 EXIT, IMPORTANCE, STATES = "exit_", "importance_", "states_"
 """How the names of outputs begin that a graph is to be cut at: the answers of exits, how much each token
-matters behind a layer, and what that layer gives."""
-THRESHOLDS = "openglm.token_thresholds"
-"""Under which a graph carries how much a token has to matter behind each such layer: a list as JSON."""
+matters in a layer, and what that layer's attention gives."""
 _CARRIED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL)
 """Types that cross a cut. Quantized activations are made again, for they need their scale with them."""
 _EACH = frozenset({

@@ -1,13 +1,14 @@
-"""Settles where rows leave a program: a gate for each exit, its threshold from data."""
+"""Settles where rows leave a program, a gate for each exit, and how many of their tokens stay, from data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from openglm.dynamic.calibration import Calibrated, calibrate
+from openglm.dynamic.calibration import Calibrated, Option, calibrate
+from openglm.dynamic.chain import WHOLE, Lengths, Way
 from openglm.dynamic.gates.confidence import Confidence
 from openglm.dynamic.gates.entropy import Entropy
 from openglm.dynamic.gates.gate import AnswerGate, finite
@@ -20,47 +21,73 @@ Kind = Literal["confidence", "entropy", "patience", "learned"]
 
 
 class Settled(NamedTuple):
-    """The gates of exits, as the data settled them."""
+    """The gates of a program, as the data settled them."""
 
     gates: tuple[AnswerGate | None, ...]
     """One an exit; none: nobody leaves there."""
+    lengths: Lengths
+    """What the gates of tokens let stay."""
     found: Calibrated
 
-    def told(self, numbers: Sequence[int], samples: Samples, max_drop: float, certainty: float) -> str:
-        """What they do, in words; `numbers` are what the exits are called by."""
+    def told(
+        self, numbers: Sequence[int], tokens: bool, samples: Samples, max_drop: float, certainty: float
+    ) -> list[str]:
+        """What they do, in words; `numbers` are what the exits are called by, `tokens` says whether tokens
+        could have been dropped."""
         thresholds = self.found.thresholds
         leave = [str(number) for number, least in zip(numbers, thresholds, strict=True) if least is not None]
-        if not leave:
-            return f"No input leaves early: {samples.unproven(self.found, max_drop, certainty)}."
-        return f"Inputs leave at exit {', '.join(leave)}: {samples.cost(self.found, max_drop, certainty)}."
+        does, never = [], []
+        if tokens and self.lengths != WHOLE:
+            does.append(f"Tokens are dropped: {self.lengths.told}")
+        elif tokens:
+            never.append("No token is dropped")
+        if leave:
+            does.append(f"Inputs leave at exit {', '.join(leave)}")
+        elif numbers:
+            never.append("No input leaves early")
+        if not does:
+            why = samples.unproven(self.found, max_drop, certainty)
+            return [f"{'. '.join(never)}: {why}."]
+        return [
+            f"{'. '.join(does)}: {samples.cost(self.found, max_drop, certainty)}.",
+            *(f"{word}." for word in never),
+        ]
 
 
 def settle(
     kind: Kind | None,
-    answers: np.ndarray,
+    ways: Iterable[Way],
     answer: str,
     samples: Samples,
-    work: np.ndarray,
     max_drop: float,
     certainty: float,
 ) -> Settled:
-    """The gates through which as many leave as costs at most `max_drop` in the mean, with `certainty`.
+    """The gates with which a program does least, of those that cost at most `max_drop` in the mean, with
+    `certainty`.
 
-    `answers` (exits + 1, rows, classes) are what the exits and, last, the end say of the samples;
-    `answer` is the output's name; `work` (exits + 1,) the share of the whole work until there. Without
-    a kind it is confidence, or patience where the answer is one number.
+    `ways` are what exits and end say of the samples, first with all tokens, then with fewer; `answer` is the
+    output's name. Without a kind it is confidence, or patience where the answer is one number.
     """
-    exits = exits_of(kind, answers, answer)
-    scores = np.stack([item.scores for item in exits])
-    found = calibrate(scores, samples.losses(answers, answers[-1]), work, max_drop, certainty)
+    lengths: list[Lengths] = []
+    kinds: list[list[Exit]] = []
+    options: list[Option] = []
+    end = None
+    for way in ways:
+        end = way.answers[-1] if end is None else end
+        exits = exits_of(kind, way.answers, answer)
+        scores = np.stack([item.scores for item in exits]) if exits else np.zeros((0, len(end)))
+        options.append(Option(scores, samples.losses(way.answers, end), way.work, way.cuts))
+        lengths.append(way.lengths)
+        kinds.append(exits)
+    found = calibrate(options, max_drop, certainty)
     last = max((place for place, least in enumerate(found.thresholds) if least is not None), default=-1)
     gates: list[AnswerGate | None] = []
-    for place, (item, least) in enumerate(zip(exits, found.thresholds, strict=True)):
+    for place, (item, least) in enumerate(zip(kinds[found.option], found.thresholds, strict=True)):
         if least is not None:
             gates.append(item.gate(least))
         else:
             gates.append(item.closed if place < last else None)
-    return Settled(tuple(gates), found)
+    return Settled(tuple(gates), lengths[found.option], found)
 
 
 class Exit(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from openglm.bundle.manifest import Gate, Program, Segment
-from openglm.dynamic.chain import Chain, dropped
+from openglm.dynamic.chain import Chain
 from openglm.dynamic.gates.gate import AnswerGate, GateConfig, parse
 from openglm.dynamic.gates.tokens import Tokens
 from openglm.dynamic.gates.wake import Wake, wanted_rows
@@ -62,10 +62,10 @@ def recalibrate(
 ) -> Recalibrated:
     """The program with the thresholds that `samples` allow.
 
-    What its gates cost in the mean is at most `max_drop`, with `certainty`; half each where tokens go
-    and inputs leave. A gate that wakes misses at most `false_rejects` of the samples it is for. Where
-    nothing can be shown to cost so little, the whole model answers. Raises `InputError` for a program
-    that has no thresholds, or whose inputs go by something else, too.
+    What its gates cost in the mean is at most `max_drop`, with `certainty`. A gate that wakes misses at most
+    `false_rejects` of the samples it is for. Where nothing can be shown to cost so little, the whole model
+    answers. Raises `InputError` for a program that has no thresholds, or whose
+    inputs go by something else, too.
     """
     steps = _straight(program)
     loaded = {step.segment.name: load(step.segment) for step in steps}
@@ -77,46 +77,39 @@ def recalibrate(
             "Give one with exits, a cascade or token pruning.",
         )
     answer = next(iter(leave.values())).output if leave else steps[-1].segment.outputs[0].name
-    chain = Chain([loaded[step.segment.name] for step in steps], frozenset(leave), tokens, answer)
-    kinds = bool(tokens) + bool(leave)
-    share, sure = max_drop / kinds, 1 - (1 - certainty) / kinds
-    whole = chain.answers(samples.inputs, 0.0)
-    scale, notes, made = 0.0, [], dict[str, Gate]()
-    if tokens:
-        # What exits are tested on may have no say in what they are tested with.
-        asked = samples.proposing if leave else samples
-        scale = chain.boldest(asked, share, sure)
-        notes.append(dropped(scale, asked, certainty))
+    work = [step.segment.work for step in steps]
+    runners = [loaded[step.segment.name] for step in steps]
+    chain = Chain(runners, work, frozenset(leave), tokens, answer)
+    places, notes, made = list(leave), [], dict[str, Gate]()
+    first = leave[places[0]] if leave else None
+    if isinstance(first, Wake):
+        if len(leave) > 1:
+            raise InputError(
+                "The bundle's program wakes a model that has exits of its own.",
+                "Make the bundle again where its gates are to change.",
+            )
+        whole = chain.way(samples)
+        wanted = wanted_rows(samples, first.classes)
+        wake = first.set_by(whole.answers[0], wanted, false_rejects)
+        _set(made, steps[places[0]], wake)
+        notes.append(wake.told(whole.answers[0], wanted))
+    else:
+        ways = list(chain.ways(samples, max_drop))
+        whole = ways[0]
+        kind = None if first is None else cast("Kind", first.kind)
+        settled = settle(kind, ways, answer, samples, max_drop, certainty)
+        for place, gate in zip(places, settled.gates, strict=True):
+            _set(made, steps[place], gate)
         for place, config in tokens.items():
-            _set(made, steps[place], config.model_copy(update={"scale": scale}))
-    if leave:
-        answers = chain.answers(samples.inputs, scale) if scale else whole
-        work = np.cumsum([step.segment.work for step in steps])[[*leave, -1]]
-        places = list(leave)
-        first = leave[places[0]]
-        if isinstance(first, Wake):
-            if len(leave) > 1:
-                raise InputError(
-                    "The bundle's program wakes a model that has exits of its own.",
-                    "Make the bundle again where its gates are to change.",
-                )
-            wanted = wanted_rows(samples, first.classes)
-            wake = first.set_by(answers[0], wanted, false_rejects)
-            _set(made, steps[places[0]], wake)
-            notes.append(wake.told(answers[0], wanted))
-        else:
-            kind = cast("Kind", first.kind)
-            settled = settle(kind, answers, answer, samples, work, share, sure)
-            for place, gate in zip(places, settled.gates, strict=True):
-                _set(made, steps[place], gate)
-            numbers = [number for number, _ in enumerate(places, 1)]
-            notes.append(settled.told(numbers, samples, max_drop, certainty))
+            _set(made, steps[place], settled.lengths.set(config))
+        numbers = [number for number, _ in enumerate(places, 1)]
+        notes += settled.told(numbers, bool(tokens), samples, max_drop, certainty)
     gates = tuple(made.get(gate.name, gate) for gate in program.gates)
     new = program.model_copy(update={"gates": gates})
 
     def standing(which: Program) -> Standing:
         runner = ProgramRunner(which, outputs, lambda segment: loaded[segment.name])
-        return _standing(runner, samples, answer, whole[-1])
+        return _standing(runner, samples, answer, whole.answers[-1])
 
     return Recalibrated(new, standing(program), standing(new), tuple(notes))
 

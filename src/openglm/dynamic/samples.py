@@ -20,10 +20,9 @@ class Samples(NamedTuple):
     labels: list[float | None]
     """One a row."""
 
-    @property
-    def proposing(self) -> Samples:
-        """The half that proposes the thresholds of exits, and does not test them."""
-        return Samples(self.inputs[::2], self.labels[::2])
+    def of_rows(self, rows: np.ndarray) -> Samples:
+        """Those at these places."""
+        return Samples([self.inputs[row] for row in rows], [self.labels[row] for row in rows])
 
     @classmethod
     def of(cls, labelled: Iterable[tuple[Mapping[str, np.ndarray], float | None]]) -> Samples:

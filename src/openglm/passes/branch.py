@@ -15,7 +15,7 @@ import onnx_ir as ir
 from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program
-from openglm.dynamic.calibration import calibrate
+from openglm.dynamic.calibration import Option, calibrate
 from openglm.dynamic.gates.gate import GateConfig
 from openglm.dynamic.gates.length import Length
 from openglm.dynamic.gates.size import Size
@@ -91,13 +91,9 @@ class Branch(Beside):
                 "Give the limit.",
             )
         answers = pair.answers(samples)
-        found = calibrate(
-            -sizes[None].astype(np.float64),
-            samples.losses(answers, answers[1]),
-            np.array([pair.work, 1.0]),
-            self.max_drop,
-            self.certainty,
-        )
+        losses, work = samples.losses(answers, answers[1]), np.array([pair.work, 1.0])
+        option = Option(-sizes[None].astype(np.float64), losses, work)
+        found = calibrate([option], self.max_drop, self.certainty)
         least = found.thresholds[0]
         if least is None:
             reason = samples.unproven(found, self.max_drop, self.certainty)

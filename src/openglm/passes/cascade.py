@@ -14,6 +14,7 @@ import onnx_ir as ir
 from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program
+from openglm.dynamic.chain import WHOLE, Way
 from openglm.dynamic.gates.gate import AnswerGate
 from openglm.dynamic.gates.wake import Wake, wanted_rows
 from openglm.dynamic.leaving import settle
@@ -62,7 +63,8 @@ class Cascade(Beside):
 
     def _where_sure(self, answers: np.ndarray, samples: Samples, pair: Pair) -> tuple[AnswerGate | None, str]:
         shares = np.array([pair.work, 1 + pair.work])
-        settled = settle("confidence", answers, pair.answer, samples, shares, self.max_drop, self.certainty)
+        way = Way(WHOLE, answers, shares, np.zeros(2, int))
+        settled = settle("confidence", [way], pair.answer, samples, self.max_drop, self.certainty)
         (gate,) = settled.gates
         if gate is None:
             reason = samples.unproven(settled.found, self.max_drop, self.certainty)

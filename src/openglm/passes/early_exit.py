@@ -51,12 +51,12 @@ class EarlyExit(ModulePass):
         import torch
 
         from openglm.passes.structure.moments import tensors
-        from openglm.training import exits, fading
+        from openglm.training import exits, shortening
         from openglm.training.distillation import default_rate
         from openglm.training.losses import main_output
 
         module = deepcopy(model.module).eval()
-        if fading.of(module) is not None:
+        if shortening.of(module) is not None:
             raise InputError("Exits were to be put on after token pruning.", "Put early_exit before it.")
         if exits.count(module):
             raise InputError(f"{model.name} has exits already.", "Put early_exit into a recipe once.")

@@ -71,10 +71,10 @@ class LayerPruning(ModulePass):
     def apply(self, model: Model, context: Context) -> Adapted:
         """Raises `InputError` for a module without blocks, with fewer than `keep` or `layers` say, or
         that has exits already."""
-        from openglm.training import exits, fading
+        from openglm.training import exits, shortening
 
         module = deepcopy(model.module).eval()
-        if exits.count(module) or fading.of(module) is not None:
+        if exits.count(module) or shortening.of(module) is not None:
             raise InputError(
                 "Layers were to be left out after exits or token pruning, which hang on them.",
                 "Put layer_pruning before early_exit and token_pruning.",

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from openglm.bundle.manifest import Gate, Program, Segment
 from openglm.dynamic.calibration import CERTAINTY
-from openglm.dynamic.chain import dropped
+from openglm.dynamic.chain import WHOLE, Lengths
 from openglm.dynamic.cutting import Piece
 from openglm.dynamic.gates.gate import GateConfig, parse
 from openglm.dynamic.leaving import Kind, settle
@@ -41,11 +41,11 @@ class ProgramOfExits(ProgramPass):
     """What decides at exits; if not given, confidence, or patience where the answer is one number."""
     max_drop: float = Field(default=0.005, ge=0, le=1)
     """What the gates may cost in the mean: of accuracy, or of a number as a share of the labels' range;
-    without labels, of agreement with the whole model. Half each where inputs leave and tokens go."""
+    without labels, of agreement with the whole model."""
     certainty: float = Field(default=CERTAINTY, gt=0, lt=1)
     """With which they cost no more on inputs of the same kind."""
     samples: int = Field(default=2000, ge=2)
-    """Of the data, at most. For exits, half propose thresholds, half test them."""
+    """Of the data, at most. Half propose what gates do, half test it."""
 
     @property
     def code(self) -> str:
@@ -63,43 +63,20 @@ class ProgramOfExits(ProgramPass):
     def settle(
         self, graph: ir.Model, cuts: Cuts, samples: Samples, probe: Mapping[str, np.ndarray]
     ) -> tuple[Gates, Segments]:
-        """The gates that samples allow, and the graph as it was last cut to find them."""
-        kinds = {point.kind for point in cuts.points}
-        drop, certainty = self.max_drop / len(kinds), 1 - (1 - self.certainty) / len(kinds)
-        points, notes, scale = list(cuts.points), [], 0.0
-        if "tokens" in kinds:
-            own = [point for point in points if point.kind == "tokens"]
-            segments = Segments(graph, cuts, own, probe)
-            # What exits are tested on may have no say in what they are tested with.
-            asked = samples.proposing if "exit" in kinds else samples
-            scale = segments.chain.boldest(asked, drop, certainty)
-            if not scale:
-                points = [point for point in points if point.kind == "exit"]
-            notes.append(dropped(scale, asked, self.certainty))
-        leave: dict[int, Gate] = {}
-        if "exit" in kinds:
-            segments = Segments(graph, cuts, points, probe)
-            leave, told = self._exits(segments, samples, scale, drop, certainty)
-            notes.append(told)
-        return Gates(exits=leave, scale=scale, notes=tuple(notes)), segments
-
-    def _exits(
-        self, segments: Segments, samples: Samples, scale: float, drop: float, certainty: float
-    ) -> tuple[dict[int, Gate], str]:
-        """The gates of the exits at which somebody leaves, and what they were found to do."""
-        chain = segments.chain
-        places = [place for place, point in enumerate(segments.points) if point.kind == "exit"]
-        points = [segments.points[place] for place in places]
-        answers = chain.answers(samples.inputs, scale)
-        work = np.cumsum(_work(segments.pieces))[[*places, -1]]
-        settled = settle(self.gate, answers, chain.answer, samples, work, drop, certainty)
-        made = {
-            point.number: _gate(place, gate)
-            for place, (point, gate) in enumerate(zip(points, settled.gates, strict=True))
+        """The gates that samples allow, and the graph as it was cut to find them."""
+        segments = Segments(graph, cuts, cuts.points, probe)
+        chain = segments.chain(_work(segments.pieces).tolist())
+        ways = chain.ways(samples, self.max_drop)
+        settled = settle(self.gate, ways, cuts.answer, samples, self.max_drop, self.certainty)
+        exits = [(place, point.number) for place, point in enumerate(cuts.points) if point.kind == "exit"]
+        leave = {
+            number: _gate(place, gate)
+            for (place, number), gate in zip(exits, settled.gates, strict=True)
             if gate is not None
         }
-        numbers = [point.number for point in points]
-        return made, settled.told(numbers, samples, self.max_drop, self.certainty)
+        numbers = [number for _, number in exits]
+        notes = settled.told(numbers, bool(chain.tokens), samples, self.max_drop, self.certainty)
+        return Gates(exits=leave, lengths=settled.lengths, notes=tuple(notes)), segments
 
 
 class Gates(NamedTuple):
@@ -107,8 +84,8 @@ class Gates(NamedTuple):
 
     exits: dict[int, Gate]
     """By the number of the exit; at others nobody leaves."""
-    scale: float
-    """Of the tokens' thresholds; 0: none is dropped."""
+    lengths: Lengths
+    """How many tokens stay at each gate that drops some."""
     notes: tuple[str, ...]
 
 
@@ -123,12 +100,12 @@ def drafted(
     points = [
         point
         for point in cuts.points
-        if (gates.scale if point.kind == "tokens" else point.number in gates.exits)
+        if (gates.lengths != WHOLE if point.kind == "tokens" else point.number in gates.exits)
     ]
     if segments is None or segments.points != tuple(points):
         segments = Segments(graph, cuts, points, probe)
     made = [
-        parse(gates.exits[point.number]) if point.kind == "exit" else segments.gate(place, gates.scale)
+        parse(gates.exits[point.number]) if point.kind == "exit" else segments.gate(place, gates.lengths)
         for place, point in enumerate(points)
     ]
     return Draft(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openglm.bundle.manifest import Gate, Manifest, Program, Recalibration
+from openglm.dynamic.gates.tokens import LEAST
 from openglm.report import units
 from openglm.report.markup import Markup, tag
 from openglm.report.parts import Cell, section, table
@@ -13,7 +14,7 @@ SAYS = {
     "learned": "ends here where the answer is at least {threshold:.1%} sure to stay",
     "patience": "ends here once {patience} exits in a row have agreed",
     "wake": "wakes the next where that is at least {threshold:.1%} probable",
-    "tokens": "drops tokens below {effective:.3g} times the mean importance",
+    "tokens": "keeps the {least} most important tokens and {others} of the others",
     "length": "goes by the number of tokens, up to {bounds}",
     "size": "goes by the size of {input}, up to {limit}",
 }
@@ -77,9 +78,12 @@ def says(gate: Gate) -> str:
     if len(gate.routes) > 1 and len(set(gate.routes)) == 1 and gate.kind != "length":
         return "is closed: nothing ends here"
     settings = gate.settings
+    if gate.kind == "tokens" and (least := settings.get("threshold", 0.0) * settings.get("scale", 1.0)):
+        return f"drops tokens below {least:.3g} times the mean importance"
     values = {
+        "least": LEAST,
         **settings,
-        "effective": settings.get("threshold", 0.0) * settings.get("scale", 1.0),
+        "others": units.percent(settings.get("share", 1.0)),
         "bounds": ", ".join(map(str, settings.get("buckets", ()))),
     }
     return SAYS[gate.kind].format_map(values) if gate.kind in SAYS else f"decides by {gate.kind}"

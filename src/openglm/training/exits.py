@@ -6,7 +6,7 @@ knows nothing of exits sees the module with more outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class ExitHead(nn.Module):
     they are averaged.
 
     The mean is over the tokens that the layer attends to, by its additive mask (rows, 1, 1, tokens): none of
-    padding, and of a token that fades as much as is left of it.
+    padding, and none that was dropped.
     """
 
     def __init__(self, width: int, outputs: int, *, tokens: bool) -> None:
@@ -57,6 +57,13 @@ class ExitHead(nn.Module):
             given = SHARE * given + (1 - SHARE) * given.detach()
         mask = next(filter(additive_mask, (*inputs, *named.values())), None) if given.dim() == 3 else None
         self._seen[:] = [(given, mask)]
+
+    def narrow(self, left: torch.Tensor) -> None:
+        """Read of what was kept the tokens that are `left` alone, (rows, tokens)."""
+        given, mask = self._seen[0]
+        if mask is not None:
+            mask = mask.masked_fill(~left[:, None, None], torch.finfo(mask.dtype).min)
+        self._seen[0] = given, mask
 
     def forward(self) -> torch.Tensor:
         """The answer to what was kept, (rows, outputs)."""
@@ -91,9 +98,11 @@ def additive_mask(value: Any) -> bool:
 class Exits(nn.Module):
     """The heads of a module, in the order that its layers run."""
 
-    def __init__(self, heads: Sequence[ExitHead]) -> None:
+    def __init__(self, heads: Mapping[str, ExitHead]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(heads)
+        self.heads = nn.ModuleList(heads.values())
+        self.by_layer = dict(heads)
+        """The heads by the layer that each reads."""
 
     def answers(self, module: nn.Module, inputs: Any, output: Any) -> tuple[torch.Tensor, ...]:
         """A forward hook of the whole module: its own output first, then the exits'."""
@@ -106,7 +115,7 @@ class Exits(nn.Module):
 
 def attach(module: nn.Module, heads: Mapping[str, ExitHead]) -> None:
     """Put exits on a module, in place: heads by the path of the layer that each reads."""
-    exits = Exits(list(heads.values())).train(module.training)
+    exits = Exits(heads).train(module.training)
     for path, head in heads.items():
         module.get_submodule(path).register_forward_hook(head.keep, with_kwargs=True)
     module.add_module(ATTRIBUTE, exits)
@@ -116,5 +125,10 @@ def attach(module: nn.Module, heads: Mapping[str, ExitHead]) -> None:
 
 def count(module: nn.Module) -> int:
     """How many exits a module has."""
+    return len(by_layer(module))
+
+
+def by_layer(module: nn.Module) -> dict[str, ExitHead]:
+    """A module's exits by the path of the layer that each reads."""
     exits = getattr(module, ATTRIBUTE, None)
-    return len(exits.heads) if isinstance(exits, Exits) else 0
+    return exits.by_layer if isinstance(exits, Exits) else {}

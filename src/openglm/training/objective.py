@@ -14,7 +14,7 @@ from torch import nn
 from openglm.data import open_data
 from openglm.errors import InputError
 from openglm.model.model import Model
-from openglm.training import exits, fading, losses
+from openglm.training import exits, losses
 from openglm.training.augmentation import mirror_shift
 from openglm.training.loop import device
 from openglm.training.samples import Batch, Samples
@@ -211,9 +211,6 @@ class Objective:
             ]
             parts["exits"] = torch.stack(learnt).sum() / sum(range(1, count + 2))
             total = total * (count + 1) / sum(range(1, count + 2)) + parts["exits"]
-        if trained.training and (faded := fading.of(student)) is not None:
-            parts["tokens"] = faded.penalty()
-            total = total + parts["tokens"]
         if wanted.hidden:
             projections = trained["projections"]
             assert isinstance(projections, nn.ModuleList)

@@ -91,19 +91,20 @@ def weights(*, extra: bool) -> dict[str, torch.Tensor]:
 def dressed(
     module: torch.nn.Module, config: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """The encoder with its exits and thresholds, in place."""
+    """The encoder with its exits, and places to drop tokens at, in place."""
+    from openglm.dynamic.gates.tokens import LEAST
     from openglm.passes.structure.blocks import blocks
-    from openglm.training import exits, fading
+    from openglm.training import exits, shortening
 
     found = blocks(module)[:-1]
     outputs = len(extra["exits.heads.0.answer.weight"])
     heads = {block.name: exits.ExitHead(config["hidden_size"], outputs, tokens=True) for block in found}
     exits.attach(module, heads)
-    after = [
-        (block.name, block.attention.holder)
+    attention = [
+        block.attention.holder
         for place, block in enumerate(found)
         if place in config["openglm_tokens_after"] and block.attention is not None
     ]
-    fading.attach(module, [block.name for block in blocks(module)], after, keep=1.0)
+    shortening.attach(module, [block.name for block in blocks(module)], attention, LEAST)
     module.load_state_dict(dict(extra), strict=False)
     return module.eval()

@@ -1,7 +1,7 @@
 """Tokens that matter little are dropped: what runs next gets shorter inputs.
 
-A token matters by the attention that it received (PoWER-BERT: Goyal et al. 2020), against a threshold
-that each layer has (Learned Token Pruning: Kim et al. 2022).
+A token matters by the attention that it received (PoWER-BERT: Goyal et al. 2020). How many stay goes by how
+many there are: short inputs, whose tokens are all needed, lose fewer than long ones.
 """
 
 from __future__ import annotations
@@ -13,10 +13,15 @@ from pydantic import Field
 
 from openglm.dynamic.gates.gate import GateConfig, Passed, State
 
+LEAST = 8
+"""Tokens of an input that stay in any case, if nothing else is said."""
+
 
 class Tokens(GateConfig):
-    """Keeps the tokens whose importance is at least `scale` times `threshold` times the row's mean; one
-    route."""
+    """Keeps the `least` most important tokens and a `share` of the others; one route.
+
+    Bundles made before had a threshold in place of a number.
+    """
 
     kind: ClassVar[str] = "tokens"
 
@@ -28,10 +33,14 @@ class Tokens(GateConfig):
     """What `mask` holds there: 0, or a very negative number where it is added to attention scores."""
     also: dict[str, float] = Field(default_factory=dict)
     """Other arrays that say where there is no token, with what they hold there."""
-    threshold: float = Field(ge=0, allow_inf_nan=False)
-    """As it was learnt."""
+    least: int = Field(default=LEAST, ge=1)
+    """As many stay in any case."""
+    share: float = Field(default=1.0, ge=0, le=1)
+    """Of those beyond `least` this share stays, rounded up; 1: no token is dropped."""
+    threshold: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """The least importance to stay with, in shares of the row's mean; with `scale`, by which it is
+    multiplied (Learned Token Pruning: Kim et al. 2022)."""
     scale: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """By which it is multiplied, as data show that it may be; 0: no token is dropped."""
     first: int = Field(default=1, ge=0)
     """Tokens at the start that always stay: what the answer is read from."""
     axes: dict[str, int]
@@ -73,14 +82,27 @@ class Tokens(GateConfig):
         axis = self.axes[self.mask]
         return float(after[self.mask].shape[axis] / max(before[self.mask].shape[axis], 1))
 
+    def there(self, state: State) -> np.ndarray:
+        """Where there is a token, (rows, tokens)."""
+        return self._there(state[self.importance], state[self.mask])
+
+    def _there(self, importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        moved = np.moveaxis(mask, self.axes[self.mask], 1).reshape(*importance.shape, -1)
+        found: np.ndarray = moved[..., 0] != self.absent
+        return found
+
     def kept(self, importance: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Whether each token stays, (rows, tokens). What is no number counts as important."""
-        there = (
-            np.moveaxis(mask, self.axes[self.mask], 1).reshape(*importance.shape, -1)[..., 0] != self.absent
-        )
+        there = self._there(importance, mask)
         counted = np.where(there, importance, 0.0)
-        mean = counted.sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
+        count = there.sum(axis=1, keepdims=True)
+        mean = counted.sum(axis=1, keepdims=True) / np.maximum(count, 1)
         kept: np.ndarray = there & ~(counted < self.scale * self.threshold * mean)
+        if self.share < 1:
+            ranked = np.where(there, -np.nan_to_num(counted, nan=np.inf), np.inf)
+            ranked[:, : self.first] = -np.inf
+            rank = ranked.argsort(axis=1, kind="stable").argsort(axis=1)
+            kept &= rank < self.least + np.ceil(self.share * (count - self.least))
         kept[:, : self.first] |= there[:, : self.first]
         return kept
 

@@ -96,8 +96,7 @@ def export(
     """The module as an ONNX graph (opset 20), compared with the module on the example.
 
     `example` maps names of `forward`'s parameters to tensors. Outputs that a module has beside its own
-    are called as its attribute `extra_outputs` says, which come last; `graph_notes()`, if it has that,
-    gives texts by name that the graph carries. Without `dynamic_shapes` the first
+    are called as its attribute `extra_outputs` says, which come last. Without `dynamic_shapes` the first
     dimension of every tensor is a batch of any size; a module that cannot bear that is exported
     for the example's batch only. Raises `InputError` where it cannot be exported or the graph's
     outputs differ.
@@ -132,7 +131,6 @@ def export(
                 _name_outputs(graph, [*own, *extra])
             compare(graph, inputs, expected)
             strip(graph)
-            graph.metadata_props.update(getattr(module, "graph_notes", dict)())
             if extra:
                 graph.metadata_props[NAMED] = json.dumps(extra)
             return graph

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from openglm.dynamic.chain import Chain
-from openglm.dynamic.cutting import EXIT, IMPORTANCE, STATES, THRESHOLDS, cut
+from openglm.dynamic.chain import Chain, Lengths
+from openglm.dynamic.cutting import EXIT, IMPORTANCE, STATES, cut
 from openglm.dynamic.gates.tokens import Tokens
 from openglm.errors import InputError
 from openglm.model.sources import onnx_file
@@ -40,8 +39,6 @@ class Cuts:
     """In the order they are reached."""
     answer: str
     """The output that is the model's own."""
-    thresholds: tuple[float, ...]
-    """Of the layers behind which tokens may be dropped, in shares of the mean importance."""
 
     @classmethod
     def of(cls, graph: ir.Model) -> Cuts:
@@ -60,8 +57,7 @@ class Cuts:
                 "Put early_exit or token_pruning, and distil, before program in the recipe.",
             )
         points.sort(key=lambda point: _depth([outputs[name] for name in _outputs(point)]))
-        thresholds = json.loads(graph.metadata_props.get(THRESHOLDS, "[]"))
-        return cls(tuple(points), own[0], tuple(float(value) for value in thresholds))
+        return cls(tuple(points), own[0])
 
     def stages(self, points: Sequence[Point]) -> list[dict[str, str]]:
         """What the segments give, cut at these points; every answer is called as the model's own."""
@@ -126,23 +122,22 @@ class Segments:
         if places:
             absent = self._absent(probe)
             for place in places:
-                number = points[place].number
-                self._gates[place] = self._gate(place, number, cuts.thresholds[number - 1], absent)
+                self._gates[place] = self._gate(place, points[place].number, absent)
 
     @cached_property
     def _runners(self) -> list[Runner]:
         """Those that nobody asks need not be loaded."""
         return _loaded([piece.graph for piece in self.pieces])
 
-    @cached_property
-    def chain(self) -> Chain:
-        """The segments to run; rows leave at every exit among the points."""
+    def chain(self, work: Sequence[float]) -> Chain:
+        """The segments to run, with the share of the work that each does; rows leave at every exit among
+        the points."""
         exits = frozenset(place for place, point in enumerate(self.points) if point.kind == "exit")
-        return Chain(self._runners, exits, self._gates, self._answer)
+        return Chain(self._runners, work, exits, self._gates, self._answer)
 
-    def gate(self, place: int, scale: float) -> Tokens:
-        """The gate after a segment that drops tokens, its threshold scaled."""
-        return self._gates[place].model_copy(update={"scale": scale})
+    def gate(self, place: int, lengths: Lengths) -> Tokens:
+        """The gate after a segment that drops tokens."""
+        return lengths.set(self._gates[place])
 
     def _later(self, place: int) -> list[str]:
         """What segments after this one take of what is known by then."""
@@ -185,7 +180,7 @@ class Segments:
                     found[name] = absent
         return found
 
-    def _gate(self, place: int, number: int, threshold: float, absent: Mapping[str, float]) -> Tokens:
+    def _gate(self, place: int, number: int, absent: Mapping[str, float]) -> Tokens:
         later, axes = self._later(place), self._axes()
         masks = {name: value for name, value in absent.items() if name in later}
         square = next((name for name in later if len(axes[name]) > 1), None)
@@ -202,7 +197,6 @@ class Segments:
             mask=mask,
             absent=masks.pop(mask),
             also=masks,
-            threshold=threshold,
             axes={name: axes[name][0] for name in later if axes[name]},
         )
 
