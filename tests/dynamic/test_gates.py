@@ -193,6 +193,26 @@ def test_so_many_tokens_stay_as_was_settled(
         assert set(np.flatnonzero(kept[row])) == {0, *others[: count - 1]}
 
 
+@settings(max_examples=100)
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, float("nan")]), min_size=1, max_size=12),
+    st.integers(1, 4), st.integers(0, 3), st.floats(0, 1), st.sampled_from([0.0, 1.0]), st.booleans(),
+)  # fmt: skip
+def test_a_single_row_keeps_what_it_keeps_among_others(
+    importance: list[float], least: int, first: int, share: float, threshold: float, padded: bool
+) -> None:
+    gate = Tokens(
+        importance="importance", mask="mask", absent=0, least=least, share=share, first=first,
+        threshold=threshold, axes={"mask": 1, "place": 1},
+    )  # fmt: skip
+    mask = np.ones((1, len(importance)), np.int64)
+    mask[0, len(importance) - padded :] = 0
+    state = {"importance": np.array([importance]), "mask": mask, "place": np.arange(len(importance))[None]}
+    (passed,) = gate.split(state)
+    kept = np.flatnonzero(gate.kept(state["importance"], mask)[0])
+    assert passed.state["place"][0][passed.state["mask"][0] == 1].tolist() == kept.tolist()
+
+
 def test_tokens_by_a_threshold_as_bundles_had_it() -> None:
     had = {"importance": "i", "mask": "m", "absent": 0.0, "threshold": 1.0, "scale": 0.5, "axes": {"m": 1}}
     gate = parse(Gate(name="g", kind="tokens", settings=had, routes=("x",)))
