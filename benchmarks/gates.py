@@ -30,6 +30,7 @@ import tables
 from openglm import AutoModel
 from openglm.bundle.manifest import Program
 from openglm.data.text import calibration_text
+from openglm.dynamic.chain import WHOLE
 from openglm.dynamic.cutting import EXIT, IMPORTANCE
 from openglm.dynamic.gates.confidence import Confidence
 from openglm.dynamic.gates.entropy import Entropy
@@ -190,7 +191,7 @@ def _with_outputs(graph: ir.Model, gates: Gates) -> ir.Model:
     """The graph with the outputs that these gates go by."""
     every = json.loads(graph.metadata_props[NAMED])
     asked = {f"{EXIT}{number}" for number in gates.exits}
-    asked |= {name for name in every if gates.scale and name.startswith(IMPORTANCE)}
+    asked |= {name for name in every if gates.lengths != WHOLE and name.startswith(IMPORTANCE)}
     found = graph.clone()
     found.metadata_props[NAMED] = json.dumps([name for name in every if name not in asked])
     return plain(found)
