@@ -47,6 +47,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
+def figure(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+
+
 def listed(text: str) -> list[str]:
     """Names joined by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from openglm.cli.console import out, print_json
+from openglm.cli.console import figure, out, print_json
 
 if TYPE_CHECKING:
     from openglm.device.fit import Limit, Verdict
@@ -206,10 +206,3 @@ def _latency_notes(verdict: Verdict) -> list[str]:
 
 def _value(limit: Limit) -> str:
     return f"{figure(limit.predicted)} {limit.unit}"
-
-
-def figure(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from openglm.cli.console import out, print_json
-from openglm.cli.fit import DOES_NOT_FIT, figure
+from openglm.cli.console import figure, out, print_json
+from openglm.cli.fit import DOES_NOT_FIT
 
 if TYPE_CHECKING:
     from openglm.device.decoder import Decoder

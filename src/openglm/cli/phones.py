@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openglm.cli.console import command_line, err, out, print_json
+from openglm.cli.console import command_line, err, figure, out, print_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,6 @@ def _show(found: Survey) -> None:
 def _row(entry: Entry, weighted: bool) -> list[str]:
     from rich.markup import escape
 
-    from openglm.cli.fit import figure
     from openglm.cli.sustained import time
 
     mark = "[green]✓[/]" if entry.fits else "[red]✗[/]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openglm.cli.console import out
+from openglm.cli.console import figure, out
 
 if TYPE_CHECKING:
     from openglm.device.sustain import Sustained
@@ -15,8 +15,6 @@ WIDTH = 30
 
 def show(found: Sustained) -> None:
     """Print what becomes of the load, its ranges, and its course over time."""
-    from openglm.cli.fit import figure
-
     asked = f"at {figure(found.asked_per_s)} a second" if found.asked_per_s else "back to back"
     lasts = f"For {time(found.duration_s)} {asked}"
     most, least = found.most_per_s_range[1], found.most_per_s_range[0]
