@@ -21,7 +21,7 @@ SCALE = ".scale"
 """What is added to a weight's name for the scales of its rows."""
 PAIRS = ("mrpc", "sts-b")
 """The tasks about two texts."""
-EXTRA = ("exits.", "fading.")
+EXTRA = "exits."
 """How the names begin of what the encoder itself does not have."""
 
 

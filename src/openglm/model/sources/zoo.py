@@ -90,7 +90,7 @@ ZOO: dict[str, Entry] = {
         package_folder="model",
         hub_id="",
         install="pip install --no-deps zoo/open-autoglm-base",
-        sha256="5c75012ee1dbc724eb9540b632caf0f0e8d7df9514168f2a518d60eb8460ff4b",
+        sha256="9bb7ec02036fd9ea45f257855707e20e9c02f65a37f9d1e5181d16ef994f73c6",
         make="open_autoglm_base:model",
         in_checkout=True,
     ),
