@@ -66,19 +66,28 @@ class Samples(NamedTuple):
 
     def losses(self, answers: np.ndarray, end: np.ndarray) -> np.ndarray:
         """From 0 to 1, (..., rows), of answers (..., rows, classes): wrong or right; of one number, how far
-        off as a share of the range. Without labels, `end`, (rows, classes), is what is right. A label between
-        0 and 1 is the probability that the second of two classes should have."""
+        off as a share of the range. A label between 0 and 1 is the probability that the second of two classes
+        should have. Without labels, `end`, (rows, classes), is what is right; of two classes, that the
+        second's probability is another costs as much, too: it may be read as a score."""
         if end.shape[-1] > 1:
             wanted = np.array(self.labels, np.float64) if self.known else end.argmax(-1)
             wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
+            if end.shape[-1] == 2 and not self.known:
+                return np.maximum(wrong, _apart(answers, probabilities(end)[:, 1]))
             between = (wanted % 1 != 0) & (end.shape[-1] == 2)
             if between.any():
-                asked = answers[..., between, :]
-                second = probabilities(asked.reshape(-1, 2))[:, 1].reshape(asked.shape[:-1])
-                wrong[..., between] = np.nan_to_num(np.abs(second - wanted[between]), nan=1.0)
+                wrong[..., between] = _apart(answers[..., between, :], wanted[between])
             return wrong
         right = np.array(self.labels, np.float64) if self.known else end[..., 0].astype(np.float64)
         span = float(np.ptp(right)) or 1.0
         off = np.abs(answers[..., 0] - right) / span
         found: np.ndarray = np.clip(np.nan_to_num(off, nan=1.0), 0, 1)
         return found
+
+
+def _apart(answers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How far the second class's probability is from the one wanted, (..., rows), in answers (..., rows, 2);
+    1 where it is no number."""
+    second = probabilities(answers.reshape(-1, 2))[:, 1].reshape(answers.shape[:-1])
+    found: np.ndarray = np.nan_to_num(np.abs(second - wanted), nan=1.0)
+    return found
