@@ -73,7 +73,8 @@ class Samples(NamedTuple):
             wanted = np.array(self.labels, np.float64) if self.known else end.argmax(-1)
             wrong: np.ndarray = (answers.argmax(-1) != wanted).astype(np.float64)
             if end.shape[-1] == 2 and not self.known:
-                return np.maximum(wrong, _apart(answers, probabilities(end)[:, 1]))
+                wrong = np.maximum(wrong, _apart(answers, probabilities(end)[:, 1]))
+                return wrong
             between = (wanted % 1 != 0) & (end.shape[-1] == 2)
             if between.any():
                 wrong[..., between] = _apart(answers[..., between, :], wanted[between])
