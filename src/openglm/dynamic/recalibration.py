@@ -64,8 +64,8 @@ def recalibrate(
 
     What its gates cost in the mean is at most `max_drop`, with `certainty`. A gate that wakes misses at most
     `false_rejects` of the samples it is for. Where nothing can be shown to cost so little, the whole model
-    answers. Raises `InputError` for a program that has no thresholds, or whose
-    inputs go by something else, too.
+    answers. Raises `InputError` for a program that has no thresholds, or whose inputs go by something else,
+    too.
     """
     steps = _straight(program)
     loaded = {step.segment.name: load(step.segment) for step in steps}

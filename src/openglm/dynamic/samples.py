@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,16 @@ import numpy as np
 from openglm.dynamic.calibration import Calibrated
 from openglm.dynamic.gates.gate import probabilities
 from openglm.errors import InputError
+
+Labelled = tuple[Mapping[str, np.ndarray], float | None]
+"""Inputs, and the label of all their rows."""
+
+
+def row_by_row(labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+    """Batches of any size as ones of a single row."""
+    for batch, label in labelled:
+        for row in range(len(next(iter(batch.values())))):
+            yield {name: array[row : row + 1] for name, array in batch.items()}, label
 
 
 class Samples(NamedTuple):
@@ -25,17 +35,12 @@ class Samples(NamedTuple):
         return Samples([self.inputs[row] for row in rows], [self.labels[row] for row in rows])
 
     @classmethod
-    def of(cls, labelled: Iterable[tuple[Mapping[str, np.ndarray], float | None]]) -> Samples:
+    def of(cls, labelled: Iterable[Labelled]) -> Samples:
         """Raises `InputError` where there are none."""
-        inputs: list[Mapping[str, np.ndarray]] = []
-        labels: list[float | None] = []
-        for batch, label in labelled:
-            for row in range(len(next(iter(batch.values())))):
-                inputs.append({name: array[row : row + 1] for name, array in batch.items()})
-                labels.append(label)
-        if not inputs:
+        rows = list(row_by_row(labelled))
+        if not rows:
             raise InputError("The data holds no sample to set gates on.", "Give data with at least two.")
-        return cls(inputs, labels)
+        return cls([inputs for inputs, _ in rows], [label for _, label in rows])
 
     @property
     def known(self) -> bool:

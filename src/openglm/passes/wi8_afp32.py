@@ -5,8 +5,8 @@ loads the model: the file is small, speed and memory those of float. What a line
 scaled by, its products are: scaling the weights themselves would be a second array of floats, which ONNX
 Runtime holds beside the first while it loads, and only a convolution's are. (Not DequantizeLinear: it would
 be computed before a convolution at each call, and with a MatMul become one operator that rounds
-activations to int8.) With `compute="int8"` they stay int8 in
-memory too, and the engine rounds activations to int8, block by block, inside the product.
+activations to int8.) With `compute="int8"` they stay int8 in memory too, and the engine rounds activations
+to int8, block by block, inside the product.
 """
 
 from __future__ import annotations

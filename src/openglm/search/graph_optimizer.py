@@ -62,10 +62,10 @@ class GraphOptimizer:
     ) -> list[PassConfig]:
         """The passes that a strategy stands for on this model, in order; empty for "auto", which searches.
 
-        `steps` is how long exits and thresholds learn, `max_drop` what a program's gates may cost,
-        `small` the small model of a cascade, as `AutoModel` reads it. A model that comes with exits is not
-        given others. Raises `InputError` for a strategy that there is not, or a cascade without a small
-        model.
+        `steps` is how long exits learn, and the network to do with fewer tokens; `max_drop` what a program's
+        gates may cost; `small` the small model of a cascade, as `AutoModel` reads it. A model that comes with
+        exits is not given others. Raises `InputError` for a strategy that there is not, or a cascade without
+        a small model.
         """
         if strategy not in STRATEGIES:
             raise InputError(

@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx_ir as ir
 
 from openglm.bundle.manifest import Program, Segment
 from openglm.dynamic.program import ProgramRunner
+from openglm.dynamic.samples import Labelled, row_by_row
 from openglm.model.extra_outputs import plain
-from openglm.model.sources import onnx_file
 from openglm.model.tensor import specs
 from openglm.passes.contract import Context, Draft, ProgramPass
+from openglm.passes.structure.segments import loaded
 from openglm.runtimes.engine import Runs
-from openglm.runtimes.onnxruntime import NAME, Runner
-
-Row = tuple[Mapping[str, np.ndarray], float | None]
+from openglm.runtimes.onnxruntime import NAME
 
 
 def nested(steps: Sequence[ProgramPass], graph: ir.Model, context: Context) -> Draft:
@@ -53,42 +50,33 @@ def nested(steps: Sequence[ProgramPass], graph: ir.Model, context: Context) -> D
 
 
 def _asked(
-    labelled: Callable[[], Iterable[Row]], before: Draft | None, place: int, count: int
-) -> Iterator[Row]:
+    labelled: Callable[[], Iterable[Labelled]], before: Draft | None, place: int, count: int
+) -> Iterator[Labelled]:
     """What one of several passes sets its gates on."""
     rows = islice(labelled(), place, None, count)
     return rows if before is None else reaching(before, rows)
 
 
-def reaching(draft: Draft, rows: Iterable[Row]) -> Iterator[Row]:
+def reaching(draft: Draft, rows: Iterable[Labelled]) -> Iterator[Labelled]:
     """The rows, one at a time, that come to the segment that a program leaves whole."""
-    whole = _Whole(draft)
-    with TemporaryDirectory(prefix="openglm-") as folder:
-
-        def load(segment: Segment) -> Runs:
-            if segment.name == draft.whole:
-                return whole
-            path = Path(folder, f"{segment.name}.onnx")
-            onnx_file.write(draft.graphs[segment.name], path)
-            return Runner(path, threads=1)
-
-        assert draft.whole is not None
-        runner = ProgramRunner(draft.program, specs(draft.graphs[draft.whole].graph.outputs), load)
-    for batch, label in rows:
-        for row in range(len(next(iter(batch.values())))):
-            inputs = {name: array[row : row + 1] for name, array in batch.items()}
-            whole.reached = False
-            runner.run(inputs)
-            if whole.reached:
-                yield inputs, label
+    assert draft.whole is not None
+    outputs = specs(draft.graphs[draft.whole].graph.outputs)
+    whole = _Whole([spec.name for spec in outputs])
+    others = {name: graph for name, graph in draft.graphs.items() if name != draft.whole}
+    runners: dict[str, Runs] = {draft.whole: whole, **dict(zip(others, loaded(others.values()), strict=True))}
+    runner = ProgramRunner(draft.program, outputs, lambda segment: runners[segment.name])
+    for inputs, label in row_by_row(rows):
+        whole.reached = False
+        runner.run(inputs)
+        if whole.reached:
+            yield inputs, label
 
 
 class _Whole:
     """What stands for the segment that is left whole: it does not run, and tells that it would."""
 
-    def __init__(self, draft: Draft) -> None:
-        assert draft.whole is not None
-        self._outputs = [spec.name for spec in specs(draft.graphs[draft.whole].graph.outputs)]
+    def __init__(self, outputs: Sequence[str]) -> None:
+        self._outputs = outputs
         self.inputs: list[str] = []
         self.reached = False
 

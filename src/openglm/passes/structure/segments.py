@@ -89,12 +89,13 @@ def _depth(values: Sequence[ir.Value]) -> int:
 
 def answers_of(graph: ir.Model, answer: str, samples: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
     """What a whole graph says, (rows, classes)."""
-    (runner,) = _loaded([graph])
+    (runner,) = loaded([graph])
     found = [runner.run({name: sample[name] for name in runner.inputs})[answer] for sample in samples]
     return np.concatenate([rows.reshape(len(rows), -1) for rows in found])
 
 
-def _loaded(graphs: Iterable[ir.Model]) -> list[Runner]:
+def loaded(graphs: Iterable[ir.Model]) -> list[Runner]:
+    """Graphs, ready to run on one thread."""
     found = []
     with tempfile.TemporaryDirectory(prefix="openglm-") as folder:
         for place, graph in enumerate(graphs):
@@ -127,7 +128,7 @@ class Segments:
     @cached_property
     def _runners(self) -> list[Runner]:
         """Those that nobody asks need not be loaded."""
-        return _loaded([piece.graph for piece in self.pieces])
+        return loaded([piece.graph for piece in self.pieces])
 
     def chain(self, work: Sequence[float]) -> Chain:
         """The segments to run, with the share of the work that each does; rows leave at every exit among
