@@ -21,6 +21,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import pretraining
 import tasks
 import teacher
 import torch
@@ -78,12 +79,21 @@ def taught(data: Path, sentences: Path | None) -> dict[str, float]:
     return teacher.answers(kept, [*kept, *tasks.further(data, sentences)], WORK, _told("teacher"))
 
 
+def pretrained(data: Path, sentences: Path | None) -> Path:
+    """The folder of the encoder that tells which words are spoilt, and how alike texts are."""
+    folder = WORK / "pretrained"
+    if not folder.is_dir():
+        pretraining.pretrained(ENCODER, data, sentences, folder, _told("pretraining"))
+    return folder
+
+
 def finetuned(data: Path, sentences: Path | None = None) -> Path:
     """The folder of the encoder, fine-tuned on all tasks."""
     folder = WORK / "finetuned"
     if not folder.is_dir():
+        encoder = pretrained(data, sentences)
         learnt = tasks.training(data, taught(data, sentences))
-        found = finetune(ENCODER, TASK, learnt, tasks.judging(data), folder, PLAN, _told("encoder"))
+        found = finetune(str(encoder), TASK, learnt, tasks.judging(data), folder, PLAN, _told("encoder"))
         print(f"fine-tuned in {found.history.seconds:.0f} s, held out: {found.scores}", flush=True)
     return folder
 

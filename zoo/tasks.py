@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from spoiling import Spoiler
+
 from openglm.data.dataset import Dataset, Sample
 from openglm.glue import read
 from openglm.glue.tasks import TASKS
@@ -61,12 +63,13 @@ def split(data: Path, task: str) -> tuple[list[Row], list[Row]]:
     every = rows(data, task)
     long = [row for row in every if task != "sst-2" or len(row.inputs["text"].split()) > LONG]
     held = draws.sample(long, HELD_OUT[task])
-    joined = "\n".join(sorted({text for row in held for text in _texts(row)}))
-    kept = [row for row in every if not any(text in joined for text in _texts(row))]
+    joined = "\n".join(sorted({text for row in held for text in texts(row)}))
+    kept = [row for row in every if not any(text in joined for text in texts(row))]
     return draws.sample(kept, min(len(kept), MOST)), held
 
 
-def _texts(row: Row) -> list[str]:
+def texts(row: Row) -> list[str]:
+    """A row's one or two texts, without the task's word."""
     return [row.inputs["text"].partition(" ")[2], *filter(None, [row.inputs.get("text_pair")])]
 
 
@@ -74,31 +77,20 @@ def further(data: Path, sentences: Path | None) -> list[Row]:
     """Sentences for the teacher to judge beside CoLA's own: those, each spoilt twice, and others of a file,
     some as they are. Their targets are not known."""
     draws = random.Random(SEED)
-    own = [_texts(row)[0] for row in split(data, TAUGHT)[0]]
-    others: list[str] = []
-    if sentences is not None:
-        firsts = {line.partition("\t")[0].strip() for line in sentences.read_text("utf-8").splitlines()}
-        others = sorted(text for text in firsts if len(text.split()) >= 4)
-    words = sorted(word for text in (*own, *others) for word in text.split())
-    found = [spoilt(text, words, draws) for text in own for _ in range(2)]
-    found += [spoilt(text, words, draws) if draws.random() < SPOILT else text for text in others]
+    own = [texts(row)[0] for row in split(data, TAUGHT)[0]]
+    others = lines(sentences)
+    spoiler = Spoiler([*own, *others])
+    found = [" ".join(spoiler(text, draws)[0]) for text in own for _ in range(2)]
+    found += [" ".join(spoiler(text, draws)[0]) if draws.random() < SPOILT else text for text in others]
     return [Row(TAUGHT, {"text": f"{WORDS[TAUGHT]} {text}"}, 0.5) for text in found]
 
 
-def spoilt(text: str, words: list[str], draws: random.Random) -> str:
-    """A sentence in which a word, or two, is left out, moved, put in or replaced by one of `words`."""
-    own = text.split()
-    for _ in range(draws.choice((1, 1, 1, 2))):
-        kind, place = draws.randrange(4), draws.randrange(len(own))
-        if kind == 0 and len(own) > 2:
-            del own[place]
-        elif kind == 1 and place + 1 < len(own):
-            own[place : place + 2] = reversed(own[place : place + 2])
-        elif kind == 2:
-            own.insert(place, draws.choice(words))
-        else:
-            own[place] = draws.choice(words)
-    return " ".join(own)
+def lines(sentences: Path | None) -> list[str]:
+    """The sentences of four words and more at the starts of a file's lines."""
+    if sentences is None:
+        return []
+    firsts = {line.partition("\t")[0].strip() for line in sentences.read_text("utf-8").splitlines()}
+    return sorted(text for text in firsts if len(text.split()) >= 4)
 
 
 def training(data: Path, taught: Mapping[str, float]) -> Dataset:
@@ -118,14 +110,14 @@ def training(data: Path, taught: Mapping[str, float]) -> Dataset:
             found += [Sample(row.inputs, int(place < ones)) for place in range(times)]
     found += [Sample({"text": text}, int(draws.random() < said)) for text, said in left.items()]
     draws.shuffle(found)
-    return _dataset("GLUE, four tasks", found)
+    return dataset("GLUE, four tasks", found)
 
 
 def held_out(data: Path) -> Dataset:
     """What is held out of training, of all tasks, with the probability of the second answer as the label."""
     samples = [Sample(row.inputs, row.target) for task in TIMES for row in split(data, task)[1]]
     random.Random(SEED).shuffle(samples)
-    return _dataset("held out", samples)
+    return dataset("held out", samples)
 
 
 def judging(data: Path) -> dict[str, Dataset]:
@@ -134,11 +126,13 @@ def judging(data: Path) -> dict[str, Dataset]:
     for task in TIMES:
         if TASKS[task].classes is not None:
             samples = [Sample(row.inputs, int(row.target)) for row in split(data, task)[1]]
-            found[task] = _dataset(f"{task}, held out", samples)
+            found[task] = dataset(f"{task}, held out", samples)
     return found
 
 
-def _dataset(name: str, samples: list[Sample]) -> Dataset:
+def dataset(name: str, samples: list[Sample]) -> Dataset:
+    """Samples with labels."""
+
     def read_all() -> Iterator[Sample]:
         return iter(samples)
 

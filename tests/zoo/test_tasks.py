@@ -2,54 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-
-import pytest
-
-ZOO = Path(__file__).parents[2] / "zoo"
-ROWS = 40
-
-
-@pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(ZOO))
-    import tasks
-
-    monkeypatch.setattr(tasks, "HELD_OUT", dict.fromkeys(tasks.WORDS, 6))
-    monkeypatch.setattr(tasks, "LONG", 3)
-    tasks.split.cache_clear()
-    yield tasks
-    del sys.modules["tasks"]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Training rows of the four tasks; every third sentence of SST-2 is a part of another."""
-    texts = [f"The {word} number {number} ran home" for number in range(ROWS // 2) for word in ("cat", "dog")]
-    phrases = [text.removesuffix(" ran home") if place % 3 == 0 else text for place, text in enumerate(texts)]
-    layouts = {
-        "SST-2": ["sentence\tlabel", *(f"{text}\t{place % 2}" for place, text in enumerate(phrases))],
-        "CoLA": [f"a\t{place % 2}\t\t{text}" for place, text in enumerate(texts)],
-        "MRPC": [
-            "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
-            *(f"{place % 2}\t1\t2\t{text}\tIt did {place}" for place, text in enumerate(texts)),
-        ],
-        "STS-B": [
-            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
-            *(
-                f"{place}\tm\tm\t1\t0\tn\tn\t{text}\tIt did {place}\t2.500"
-                for place, text in enumerate(texts)
-            ),
-        ],
-    }
-    for task, lines in layouts.items():
-        (tmp_path / task).mkdir()
-        (tmp_path / task / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return tmp_path
 
 
 def test_no_part_of_what_is_held_out_is_learnt(tasks: ModuleType, data: Path) -> None:
@@ -90,11 +45,5 @@ def test_further_sentences(tasks: ModuleType, data: Path, tmp_path: Path) -> Non
     assert found == tasks.further(data, file)
     own = {row.inputs["text"] for row in kept}
     assert sum(row.inputs["text"] in own for row in found) < len(found) / 4
-    words = {word for row in kept for word in row.inputs["text"].split()} | {
-        "Good",
-        "birds",
-        "sing",
-        "all",
-        "day",
-    }
-    assert {word for row in found for word in row.inputs["text"].split()} <= words
+    assert sum(row.inputs["text"].startswith("grammar: Good birds") for row in found) <= 1
+    assert sum("Too short" in row.inputs["text"] for row in found) == 0
