@@ -132,9 +132,9 @@ def context_of(model: Model, data: Path, checkpoint: Path) -> Context:
     # As often as in fine-tuning: what hardly comes is forgotten.
     texts = [
         Sample(row.inputs)
-        for task, times in tasks.TIMES.items()
+        for task in tasks.TIMES
         for row in tasks.split(data, task)[0]
-        for _ in range(times)
+        for _ in range(row.times)
     ]
     say = _seldom()
     return Context(

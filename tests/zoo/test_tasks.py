@@ -28,8 +28,8 @@ def test_labels_and_a_teachers_word(tasks: ModuleType, data: Path) -> None:
         counts[text] += 1
     for row in kept:
         text = row.inputs["text"]
-        assert counts[text] == tasks.TIMES["cola"]
-        assert ones[text] in ((3,) if row.target else (1, 2)), "where label and teacher differ, half each"
+        assert counts[text] == row.times == (2 if row.target else 5)
+        assert ones[text] in ((2,) if row.target else (2, 3)), "where label and teacher differ, half each"
     assert [counts[text] for text in ("grammar: Cats sleep", "grammar: Sleep the")] == [1, 1]
     assert (ones["grammar: Cats sleep"], ones["grammar: Sleep the"]) == (1, 0)
     similar = tasks.split(data, "sts-b")[0][0].inputs["text"]
