@@ -2,11 +2,12 @@
 
     python zoo/make.py --data ../shared/data/glue --sentences ../shared/data/tatoeba-en-zh/cmn.tsv
 
-`--data` holds the folders SST-2, CoLA, MRPC and STS-B, as GLUE has them. A language model learns to judge
-CoLA's sentences and judges others; the encoder is fine-tuned on all four tasks and these judgements at
-once; then exits after every layer learn from its end, and it learns to do with fewer tokens; the network's
-weights go most of the way back, and exits learn once more; then weights are rounded to 8 bits. What is done
-is kept in build/zoo, and goes on where it was stopped. The package in zoo/open-autoglm-base gets the result.
+`--data` holds the folders SST-2, CoLA, MRPC and STS-B, as GLUE has them. The encoder learns which words of a
+sentence are spoilt, and how alike texts are; a language model learns to judge CoLA's sentences and judges
+others; the encoder is fine-tuned on all four tasks and these judgements at once; then exits after every
+layer learn from its end, and it learns to do with fewer tokens; the network's weights go most of the way
+back, and exits learn once more; then weights are rounded to 8 bits. What is done is kept in build/zoo, and
+goes on where it was stopped. The package in zoo/open-autoglm-base gets the result.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ EVERY_S = 20.0
 """Between two lines on how a training goes."""
 ENCODER = "all-minilm-l6-v2"
 TASK = Task("four tasks", {}, ("accuracy",), ("no", "yes"), dev=dict.fromkeys(("sst-2", "cola", "mrpc"), ""))
-PLAN = Plan(epochs=2, batch_size=32, learning_rate=5e-5, seed=tasks.SEED)
+PLAN = Plan(epochs=2, batch_size=64, learning_rate=8e-5, seed=tasks.SEED)
 
 
 def main() -> int:

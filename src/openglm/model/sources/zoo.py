@@ -90,7 +90,7 @@ ZOO: dict[str, Entry] = {
         package_folder="model",
         hub_id="",
         install="pip install --no-deps zoo/open-autoglm-base",
-        sha256="9bb7ec02036fd9ea45f257855707e20e9c02f65a37f9d1e5181d16ef994f73c6",
+        sha256="88ca9e179948c1b4378bbd92708a85aebdc7edb1a190a00aa16356ed9e1ca79f",
         make="open_autoglm_base:model",
         in_checkout=True,
     ),
