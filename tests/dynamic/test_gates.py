@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -64,6 +64,30 @@ def test_what_is_no_number_never_leaves(gate: object, bad: float) -> None:
         routes = gate.decide(state)  # type: ignore[attr-defined]
         assert routes[0] == GO_ON
     assert routes[1] == LEAVE
+
+
+SHARING = (Confidence(threshold=0.7), Entropy(threshold=0.4), wake.Wake(classes=(1,), threshold=0.6))
+
+
+@given(
+    arrays(np.float32, st.tuples(st.just(1), st.integers(1, 40)), elements=st.floats(-30, 30, width=32)),
+    st.sampled_from(SHARING),
+)
+def test_a_row_alone_goes_as_among_others(logits: np.ndarray, gate: Confidence) -> None:
+    if gate.kind == "wake" and logits.shape[1] == 1:
+        logits = logits.repeat(2, axis=1)
+    twice = {"logits": logits.repeat(2, axis=0)}
+    assume(abs(float(gate.score(logits)[0]) - gate.threshold) > 1e-9)  # rounding may go either way there
+    (both,) = gate.split(twice)
+    (alone,) = gate.split({"logits": logits})
+    assert (alone.route, alone.rows.tolist()) == (both.route, [0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("gate", SHARING, ids=lambda gate: gate.kind)
+def test_a_row_alone_that_is_no_number_goes_on(gate: Confidence, bad: float) -> None:
+    (passed,) = gate.split({"logits": np.array([[9.0, bad]], np.float32)})
+    assert passed.route == GO_ON
 
 
 def test_what_is_no_number_wakes() -> None:

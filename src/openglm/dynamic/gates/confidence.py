@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gates.gate import AnswerGate, State, probabilities, where_sure
+from openglm.dynamic.gates.gate import GO_ON, LEAVE, AnswerGate, State, probabilities, shares, where_sure
 
 
 class Confidence(AnswerGate):
@@ -25,3 +25,7 @@ class Confidence(AnswerGate):
 
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) >= self.threshold)
+
+    def alone(self, logits: list[float]) -> int | None:
+        found = shares(logits)
+        return LEAVE if found is not None and max(found) >= self.threshold else GO_ON

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gates.gate import AnswerGate, State, probabilities, where_sure
+from openglm.dynamic.gates.gate import GO_ON, LEAVE, AnswerGate, State, probabilities, shares, where_sure
 
 
 class Entropy(AnswerGate):
@@ -27,3 +28,10 @@ class Entropy(AnswerGate):
 
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) <= self.threshold)
+
+    def alone(self, logits: list[float]) -> int | None:
+        found = shares(logits)
+        if found is None:
+            return GO_ON
+        entropy = -sum(share * math.log(share) for share in found if share > 0) / math.log(len(found))
+        return LEAVE if entropy <= self.threshold else GO_ON

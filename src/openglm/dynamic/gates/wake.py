@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gates.gate import AnswerGate, State, probabilities, where_sure
+from openglm.dynamic.gates.gate import GO_ON, LEAVE, AnswerGate, State, probabilities, shares, where_sure
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 
@@ -32,6 +32,12 @@ class Wake(AnswerGate):
 
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) < self.threshold)
+
+    def alone(self, logits: list[float]) -> int | None:
+        found = shares(logits)
+        if found is None:
+            return GO_ON
+        return LEAVE if sum(found[place] for place in self.classes) < self.threshold else GO_ON
 
     def set_by(self, logits: np.ndarray, wanted: np.ndarray, false_rejects: float) -> Wake:
         """The same with the highest threshold at which at most that share of the `wanted` rows (rows,)
