@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -91,7 +91,7 @@ def slow_block(block: np.ndarray, bits: int, is_symmetric: bool, zero: int) -> t
     """
     top = 2**bits - 1
     if is_symmetric:
-        full = -block[np.abs(block).argmax()] / 2 ** (bits - 1)
+        full = -max(block.tolist(), key=lambda value: (abs(value), value)) / 2 ** (bits - 1)
         assert zero == 2 ** (bits - 1)
     else:
         full = (max(block.max(), 0) - min(block.min(), 0)) / top
@@ -113,6 +113,7 @@ def slow_block(block: np.ndarray, bits: int, is_symmetric: bool, zero: int) -> t
     st.sampled_from([4, 8]),
     st.booleans(),
 )
+@example(np.tile([0, 0, 0, 0, 0, 8.90625, -9.484375, 9.484375], (3, 2, 1)), 4, True)  # two are the largest
 def test_blockwise_is_its_slow_definition(grouped: np.ndarray, bits: int, is_symmetric: bool) -> None:
     integers, scales, zeros = affine.blockwise(grouped.astype(np.float32), bits, is_symmetric)
     assert integers.dtype == zeros.dtype == np.uint8

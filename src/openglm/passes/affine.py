@@ -52,9 +52,9 @@ def blockwise(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unsigned integers (uint8), scales (float32) and zero points (uint8) for each last-axis block.
 
-    Symmetric: the zero point is 2^(bits-1), and the value of largest magnitude takes the end of the
-    range that reaches one further. Asymmetric: the block's own range. In both, the scale is then
-    shrunk in small steps and the one with the least squared error kept.
+    Symmetric: the zero point is 2^(bits-1), and the value of largest magnitude (of two, the positive one)
+    takes the end of the range that reaches one further. Asymmetric: the block's own range. In both, the
+    scale is then shrunk in small steps and the one with the least squared error kept.
     """
     levels = 2**bits
     middle = levels // 2
