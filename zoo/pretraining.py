@@ -23,14 +23,14 @@ from spoiling import Spoiler
 from torch import nn
 from torch.nn import functional
 
-from openglm import AutoModel
+from openglm import AutoModel, Model
 from openglm.data.dataset import Sample
 from openglm.glue import read
-from openglm.glue.finetuning import TOKENIZER, encoder_folder
+from openglm.glue.finetuning import copy_tokenizer, encoder_folder
 from openglm.glue.tasks import TASKS
 from openglm.model.sources import transformers_folder
 from openglm.training.loop import Progress, Settings, train
-from openglm.training.samples import Batch, Samples
+from openglm.training.samples import WINDOW, Batch, Samples
 
 EPOCHS, BATCH, RATE = 3, 64, 2e-4
 SHORTEST, LONGEST = 4, 24
@@ -112,7 +112,7 @@ def _groups(
     rows: list[Any], length: Callable[[Any], int], size: int, draws: random.Random
 ) -> list[list[Any]]:
     rows = draws.sample(rows, len(rows))
-    windows = [sorted(rows[at : at + 50 * size], key=length) for at in range(0, len(rows), 50 * size)]
+    windows = [sorted(rows[at : at + WINDOW * size], key=length) for at in range(0, len(rows), WINDOW * size)]
     return [window[at : at + size] for window in windows for at in range(0, len(window), size)]
 
 
@@ -159,8 +159,7 @@ def pretrained(
     texts = _texts(data, sentences)
     alike = _fitting(sorted({text for task in LIKE for text in texts[task]} | {*texts[""]}))
     pairs = _paired(encoder, data, alike)
-    told = [text for task, own in texts.items() for text in own * (OFTEN if task == "cola" else 1)]
-    told = _fitting(told)
+    told = [text for task, own in texts.items() for text in _fitting(own) * (OFTEN if task == "cola" else 1)]
     rows = Rows(folder, told, pairs)
     with torch.random.fork_rng([]):
         torch.manual_seed(tasks.SEED)
@@ -180,9 +179,7 @@ def pretrained(
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     transformers_folder.save_pretrained(module.encoder, output)
-    for name in TOKENIZER:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
+    copy_tokenizer(folder, output)
     shutil.rmtree(state)
     return output
 
@@ -210,10 +207,11 @@ def _paired(encoder: str, data: Path, texts: list[str]) -> list[Pair]:
     """Each text with another, nearer ones more often; how alike follows from the encoder's cosine, as
     STS-B's scores do."""
     gold, _ = tasks.split(data, "sts-b")
-    sides = [_embedded(encoder, [tasks.texts(row)[side] for row in gold]) for side in range(2)]
+    model = AutoModel.from_pretrained(encoder)
+    sides = [_embedded(model, [tasks.texts(row)[side] for row in gold]) for side in range(2)]
     score = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     score.fit((sides[0] * sides[1]).sum(1), [row.target for row in gold])
-    vectors = _embedded(encoder, texts)
+    vectors = _embedded(model, texts)
     draws = np.random.default_rng(tasks.SEED)
     found = []
     for place, vector in enumerate(vectors):
@@ -225,9 +223,8 @@ def _paired(encoder: str, data: Path, texts: list[str]) -> list[Pair]:
     return found
 
 
-def _embedded(encoder: str, texts: list[str]) -> np.ndarray:
+def _embedded(model: Model, texts: list[str]) -> np.ndarray:
     """(texts, width), each of length 1."""
-    model = AutoModel.from_pretrained(encoder)
     rows = Samples(model, tasks.dataset("texts", [Sample({"text": text}) for text in texts]), labels=False)
     found = np.empty((len(texts), model.module.model.config.hidden_size), np.float32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

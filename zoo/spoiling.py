@@ -17,6 +17,8 @@ FORMS = (
     "much many few little more most very too", "there here it",
 )  # fmt: skip
 """Words that stand in each other's places, wrongly."""
+KINDS = {"other word": 3, "other form": 5, "left out": 2, "put in": 2, "swapped": 2, "moved": 2}
+"""What is done to a sentence, and how often beside the others."""
 ENDINGS = ("s", "es", "ed", "d", "ing", "er", "ly")
 
 
@@ -43,26 +45,26 @@ class Spoiler:
         marks = [0] * len(words)
         for _ in range(draws.choice((1, 1, 1, 2))):
             place = draws.randrange(len(words))
-            kind = draws.choices(range(6), (3, 5, 2, 2, 2, 2))[0]
-            if kind == 0:
+            (kind,) = draws.choices(list(KINDS), list(KINDS.values()))
+            if kind == "other word":
                 self._replace(words, marks, place, draws.choice(self._following(words, place)))
-            elif kind == 1:
+            elif kind == "other form":
                 places = [at for at, word in enumerate(words) if word.lower() in self.forms]
                 if places:
                     place = draws.choice(places)
                     new = draws.choice(self.forms[words[place].lower()])
                     capital = words[place][:1].isupper()
                     self._replace(words, marks, place, new.capitalize() if capital else new)
-            elif kind == 2 and len(words) > LEAST:
+            elif kind == "left out" and len(words) > LEAST:
                 del words[place], marks[place]
                 marks[min(place, len(words) - 1)] = 1
-            elif kind == 3:
+            elif kind == "put in":
                 words.insert(place, draws.choice(self.words))
                 marks.insert(place, 1)
-            elif kind == 4 and place + 1 < len(words) and words[place] != words[place + 1]:
+            elif kind == "swapped" and place + 1 < len(words) and words[place] != words[place + 1]:
                 words[place : place + 2] = reversed(words[place : place + 2])
                 marks[place : place + 2] = 1, 1
-            elif kind == 5 and len(words) > 1:
+            elif kind == "moved" and len(words) > 1:
                 word, _ = words.pop(place), marks.pop(place)
                 place = draws.randrange(len(words))
                 words.insert(place, word)

@@ -64,7 +64,7 @@ def test_pairs_are_alike_as_the_encoder_says(pretraining: ModuleType, data: Path
     assert [pair.first for pair in pairs] == texts
     assert all(pair.first != pair.second and 0 <= pair.alike <= 1 for pair in pairs)
     assert pairs == pretraining._paired(ENCODER, data, texts), "the same again"
-    vectors = pretraining._embedded(ENCODER, texts)
+    vectors = pretraining._embedded(pretraining.AutoModel.from_pretrained(ENCODER), texts)
     cosine = [float(vectors[texts.index(pair.first)] @ vectors[texts.index(pair.second)]) for pair in pairs]
     order = np.argsort(cosine)
     assert np.all(np.diff([pairs[place].alike for place in order]) >= 0)

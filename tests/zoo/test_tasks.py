@@ -47,3 +47,10 @@ def test_further_sentences(tasks: ModuleType, data: Path, tmp_path: Path) -> Non
     assert sum(row.inputs["text"] in own for row in found) < len(found) / 4
     assert sum(row.inputs["text"].startswith("grammar: Good birds") for row in found) <= 1
     assert sum("Too short" in row.inputs["text"] for row in found) == 0
+    known = {word for row in kept for word in row.inputs["text"].split()}
+    known |= {"Good", "birds", "sing", "all", "day"}
+    forms = tasks.Spoiler(known).forms
+    words = known | {form for word in known for form in forms.get(word.lower(), ())}
+    assert {word for row in found for word in row.inputs["text"].split()} <= words | {
+        word.capitalize() for word in words
+    }

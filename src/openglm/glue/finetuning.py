@@ -149,6 +149,13 @@ def encoder_folder(source: str) -> Path:
     return folder
 
 
+def copy_tokenizer(folder: Path, target: Path) -> None:
+    """Copy those files of a tokenizer that a transformers folder holds."""
+    for name in TOKENIZER:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
 def _check_labels(data: Dataset) -> None:
     first = next(iter(data), None)
     if first is None:
@@ -191,9 +198,7 @@ def _write_start(source: str, task: Task, plan: Plan, start: Path) -> None:
     start.mkdir(parents=True)
     transformers_folder.save_pretrained(module, start)
     longest = getattr(AutoModel.from_pretrained(source).processor, "max_length", None) or plan.max_length
-    for name in TOKENIZER:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, start / name)
+    copy_tokenizer(folder, start)
     settings = start / "tokenizer_config.json"
     content = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     content["model_max_length"] = min(plan.max_length, longest)
@@ -225,9 +230,7 @@ def _write(model: Model, work: Path, output: Path) -> None:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
     transformers_folder.save_pretrained(model.module.model, made)
-    for name in TOKENIZER:
-        if (work / "start" / name).is_file():
-            shutil.copyfile(work / "start" / name, made / name)
+    copy_tokenizer(work / "start", made)
     with suppress(FileNotFoundError):
         output.rmdir()  # an empty folder is there in vain
     made.rename(output)

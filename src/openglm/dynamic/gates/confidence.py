@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gates.gate import GO_ON, LEAVE, AnswerGate, State, probabilities, shares, where_sure
+from openglm.dynamic.gates.gate import ProbabilityGate, State, probabilities, where_sure
 
 
-class Confidence(AnswerGate):
+class Confidence(ProbabilityGate):
     """Sure where the largest probability is at least `threshold`."""
 
     kind: ClassVar[str] = "confidence"
@@ -26,6 +27,5 @@ class Confidence(AnswerGate):
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) >= self.threshold)
 
-    def alone(self, logits: list[float]) -> int | None:
-        found = shares(logits)
-        return LEAVE if found is not None and max(found) >= self.threshold else GO_ON
+    def leaves(self, shares: Sequence[float]) -> bool:
+        return max(shares) >= self.threshold

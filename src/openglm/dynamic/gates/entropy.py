@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gates.gate import GO_ON, LEAVE, AnswerGate, State, probabilities, shares, where_sure
+from openglm.dynamic.gates.gate import ProbabilityGate, State, probabilities, where_sure
 
 
-class Entropy(AnswerGate):
+class Entropy(ProbabilityGate):
     """Sure where the entropy, as a share of its maximum, is at most `threshold`."""
 
     kind: ClassVar[str] = "entropy"
@@ -29,9 +30,6 @@ class Entropy(AnswerGate):
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) <= self.threshold)
 
-    def alone(self, logits: list[float]) -> int | None:
-        found = shares(logits)
-        if found is None:
-            return GO_ON
-        entropy = -sum(share * math.log(share) for share in found if share > 0) / math.log(len(found))
-        return LEAVE if entropy <= self.threshold else GO_ON
+    def leaves(self, shares: Sequence[float]) -> bool:
+        entropy = -sum(share * math.log(share) for share in shares if share > 0) / math.log(len(shares))
+        return entropy <= self.threshold

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -89,18 +90,21 @@ class AnswerGate(GateConfig):
     def reads(self) -> tuple[str, ...]:
         return (self.output, *self.keeps)
 
+
+class ProbabilityGate(AnswerGate):
+    """A gate that decides by the probabilities of classes, and goes on where a logit is no number."""
+
     def split(self, state: State) -> list[Passed]:
+        # Behind a segment nothing of numpy is in the cache, and its calls take ten times as long.
         answer = state[self.output]
-        if len(answer) != 1 or answer.size > FEW or (route := self.alone(answer.ravel().tolist())) is None:
+        if len(answer) != 1 or answer.size > FEW:
             return super().split(state)
-        return [Passed(route, _ALONE, state)]
+        found = shares(answer.ravel().tolist())
+        return [Passed(LEAVE if found is not None and self.leaves(found) else GO_ON, _ALONE, state)]
 
-    def alone(self, logits: list[float]) -> int | None:
-        """The route of a single row by its logits, as `decide` has it; none where only that knows it.
-
-        Behind a segment nothing of numpy is in the cache, and its calls take ten times as long.
-        """
-        return None
+    @abstractmethod
+    def leaves(self, shares: Sequence[float]) -> bool:
+        """Whether a single row does, by its probabilities, as `decide` has it."""
 
 
 def kinds() -> dict[str, type[GateConfig]]:

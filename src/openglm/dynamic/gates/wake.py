@@ -6,17 +6,18 @@ model. The threshold follows from the share of wanted inputs that may be missed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from openglm.dynamic.gates.gate import GO_ON, LEAVE, AnswerGate, State, probabilities, shares, where_sure
+from openglm.dynamic.gates.gate import ProbabilityGate, State, probabilities, where_sure
 from openglm.dynamic.samples import Samples
 from openglm.errors import InputError
 
 
-class Wake(AnswerGate):
+class Wake(ProbabilityGate):
     """Ends where the probability of the classes that wake is below `threshold`; NaN wakes."""
 
     kind: ClassVar[str] = "wake"
@@ -33,11 +34,8 @@ class Wake(AnswerGate):
     def decide(self, state: State) -> np.ndarray:
         return where_sure(self.score(state[self.output]) < self.threshold)
 
-    def alone(self, logits: list[float]) -> int | None:
-        found = shares(logits)
-        if found is None:
-            return GO_ON
-        return LEAVE if sum(found[place] for place in self.classes) < self.threshold else GO_ON
+    def leaves(self, shares: Sequence[float]) -> bool:
+        return sum(shares[place] for place in self.classes) < self.threshold
 
     def set_by(self, logits: np.ndarray, wanted: np.ndarray, false_rejects: float) -> Wake:
         """The same with the highest threshold at which at most that share of the `wanted` rows (rows,)
