@@ -161,3 +161,12 @@ def test_bundles(command: Command, bundle: Path, command_name: str) -> None:
         f"Error: The bundle {bundle} lacks its file model.onnx.",
         "Copy the bundle again.",
     ]
+
+
+def test_a_command_line_that_would_crash_the_engine(text_bundle: Path, finished: Command) -> None:
+    ran = finished("run", text_bundle, "--text", "good " * 10_000)
+    assert ran.code == 2, ran
+    assert "The command line has 50," in ran.err
+    assert "from Python" in ran.err
+    ran = finished("run", text_bundle, "--text", "good " * 5_000)
+    assert ran.code >= 0, "it did not crash"

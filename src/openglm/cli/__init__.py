@@ -29,7 +29,7 @@ from openglm.cli import (
     plan,
     run,
 )
-from openglm.errors import OpenGLMError
+from openglm.errors import InputError, OpenGLMError
 
 OVERVIEW = """Fit neural models to phones: verdict, compression, proof, bundle.
 
@@ -64,6 +64,10 @@ Exit codes: 0 done, 2 bad input, 3 does not fit, 4 not what it claims to be, 5 c
 
 _TALKERS = ("torchao", "torch.utils._pytree")
 """Libraries that remark on their own state when transformers looks for them."""
+
+
+_LONGEST = 30_000
+"""Bytes of a command line: loading ONNX Runtime 1.30 crashes the process where there are over 32,000."""
 
 
 class _Ended(Exception):  # noqa: N818
@@ -109,6 +113,15 @@ def options(
         raise typer.Exit
 
 
+def _check_length() -> None:
+    count = sum(len(os.fsencode(argument)) + 1 for argument in sys.orig_argv)
+    if count > _LONGEST:
+        raise InputError(
+            f"The command line has {count:,} bytes, and ONNX Runtime bears about {_LONGEST:,}.",
+            "Give so long a text from Python: openglm.load(BUNDLE).run(text=[...]).",
+        )
+
+
 def main() -> None:
     """Run the command line: an `OpenGLMError` becomes two sentences on stderr and an exit code."""
     for name in _TALKERS:
@@ -120,6 +133,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
+            _check_length()
             app(arguments)
         finally:
             if sys.stdout is not None:
